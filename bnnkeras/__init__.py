@@ -1,0 +1,13 @@
+"""Binary neural networks for Keras 3: 1-bit weights and activations, trained with `model.fit`.
+
+The library needs `keras` and `numpy` only. `bnnkeras.zoo` (published networks) and
+`bnnkeras.converters` (deployment to Larq Compute Engine) are imported by name when wanted.
+"""
+
+from importlib import metadata
+
+from bnnkeras import datasets, layers, quantizers
+
+__version__ = metadata.version("bnnkeras")
+
+__all__ = ["__version__", "datasets", "layers", "quantizers"]
