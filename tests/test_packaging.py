@@ -118,9 +118,7 @@ def _imports(path: Path, package: str, everywhere: bool) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             pending += node.orelse
-        elif everywhere or not isinstance(
-            node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-        ):
+        elif everywhere or not isinstance(node, functions):
             pending += ast.iter_child_nodes(node)
 
 
