@@ -1,0 +1,20 @@
+"""A persistent child process for everything that needs TensorFlow or Larq Compute Engine."""
+
+from bnnkeras.converters.worker.client import (
+    DeployWorker,
+    WorkerCrash,
+    WorkerError,
+    WorkerTimeout,
+    get_worker,
+)
+from bnnkeras.converters.worker.registry import COMMAND_MODULES, command
+
+__all__ = [
+    "COMMAND_MODULES",
+    "DeployWorker",
+    "WorkerCrash",
+    "WorkerError",
+    "WorkerTimeout",
+    "command",
+    "get_worker",
+]

@@ -1,0 +1,307 @@
+"""The client of the deploy worker."""
+
+import atexit
+import builtins
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from bnnkeras.converters.worker import requirements, transport
+from bnnkeras.converters.worker.registry import COMMAND_MODULES
+
+# Built-in exceptions that a message alone makes again; others become a WorkerError.
+_SAME_TYPE = frozenset(
+    {
+        "ArithmeticError",
+        "AssertionError",
+        "FileExistsError",
+        "FileNotFoundError",
+        "ImportError",
+        "IndexError",
+        "IsADirectoryError",
+        "MemoryError",
+        "ModuleNotFoundError",
+        "NotADirectoryError",
+        "NotImplementedError",
+        "OSError",
+        "PermissionError",
+        "TypeError",
+        "ValueError",
+    }
+)
+_STDERR_CHARACTERS = 4000
+_START_SECONDS = 300.0
+
+
+class WorkerError(RuntimeError):
+    """A command of the deploy worker failed.
+
+    Args:
+        message: String.
+        type_name: String. Name of the exception's type in the worker.
+    """
+
+    def __init__(self, message: str, type_name: str = "WorkerError") -> None:
+        super().__init__(message)
+        self.type_name = type_name
+
+
+class WorkerCrash(WorkerError):
+    """The deploy worker's process ended in the middle of a command."""
+
+
+class WorkerTimeout(WorkerError):
+    """A command took too long and the deploy worker's process was ended."""
+
+
+class DeployWorker:
+    """Runs commands in a persistent child process.
+
+    Exports, conversions and Larq Compute Engine run there: under TensorFlow whatever Keras
+    backend this process uses, and where a crash of theirs becomes a `WorkerCrash`. The process
+    starts with the first request, again after a crash, a timeout or an interrupt, and ends with
+    this one. Its Python is this one's, or the one that the environment variable
+    `BNNKERAS_DEPLOY_PYTHON` names. Safe to use from several threads: requests wait for each
+    other.
+
+    Args:
+        commands: Optional mapping from further commands to the modules that register them.
+
+    Example:
+
+    >>> worker = get_worker()
+    >>> result, arrays = worker.request("environment")
+    >>> result["python"].startswith("3.")
+    True
+    """
+
+    def __init__(self, commands: Mapping[str, str] | None = None) -> None:
+        self._modules = {**COMMAND_MODULES, **(commands or {})}
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._owner = os.getpid()
+
+    @property
+    def process_id(self) -> int | None:
+        """The child's process id, `None` while none runs."""
+        return self._process.pid if self._process else None
+
+    def request(
+        self,
+        command: str,
+        arrays: Mapping[str, Any] | None = None,
+        *,
+        timeout_seconds: float | None = 600.0,
+        **parameters: Any,
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Runs one command and waits for its answer.
+
+        Args:
+            command: String. Name of the command.
+            arrays: Optional mapping from names to arrays.
+            timeout_seconds: Float or `None`. Longest time for the command, not counting the
+                start of the process. `None` waits for ever.
+            **parameters: JSON values; paths and NumPy scalars are converted.
+
+        Returns:
+            A pair of dicts: the command's JSON values and its arrays.
+
+        Raises:
+            WorkerError: If the command raised. A common built-in exception (`ValueError`,
+                `FileNotFoundError`, `ImportError`, ...) is raised as that type, with the
+                worker's traceback as its cause.
+            WorkerCrash: If the process ended.
+            WorkerTimeout: If the command took longer than `timeout_seconds`.
+        """
+        with self._lock:
+            self._forget_after_fork()
+            try:
+                if self._process is None or self._process.poll() is not None:
+                    self._stop()
+                    self._start()
+                return self._exchange(command, arrays or {}, parameters, timeout_seconds)
+            except _Answered as answered:
+                error = answered.error
+            except BaseException:
+                # Half a conversation cannot be continued: an interrupt too ends the process.
+                self._stop()
+                raise
+        raise error from error.__cause__
+
+    def close(self) -> None:
+        """Ends the process; the next request starts a new one."""
+        with self._lock:
+            self._forget_after_fork()
+            self._stop()
+
+    def _forget_after_fork(self) -> None:
+        if self._owner != os.getpid():
+            self._owner = os.getpid()
+            self._process = None
+
+    def _start(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="bnnkeras-worker-"))
+        python = os.environ.get("BNNKERAS_DEPLOY_PYTHON") or sys.executable
+        # -P keeps the current folder, which may hold a `bnnkeras` folder, out of the path.
+        arguments = [python, "-P", "-m", "bnnkeras.converters.worker"]
+        # Appending: the worker's next line then starts at 0 after each `truncate`.
+        self._stderr = open(self._folder / "stderr.txt", "a+b", buffering=0)  # noqa: SIM115
+        try:
+            self._process = subprocess.Popen(
+                [*arguments, str(self._folder), json.dumps(self._modules)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env=_environment(),
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._remove_files()
+            raise WorkerError(
+                "The deploy worker's Python does not start. BNNKERAS_DEPLOY_PYTHON must name a "
+                f"Python 3.11 or newer. Received: {python} ({error})"
+            ) from error
+        self._answers = queue.SimpleQueue()
+        threading.Thread(
+            target=_read, args=(self._process.stdout, self._answers), daemon=True
+        ).start()
+        try:
+            self._receive("start", _START_SECONDS)
+        except WorkerCrash as crash:
+            package = requirements.missing_package(str(crash))
+            if package is None:
+                raise
+            reason = f"{python} has no module {package}"
+            wheels = python != sys.executable or requirements.has_wheels()
+            raise ImportError(requirements.explain(reason, wheels=wheels)) from crash
+
+    def _exchange(
+        self,
+        command: str,
+        arrays: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+        timeout_seconds: float | None,
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        assert self._process is not None and self._process.stdin is not None
+        try:
+            names = transport.save_arrays(self._folder / "request.npz", arrays) if arrays else []
+            line = transport.encode({"command": command, "names": names, "parameters": parameters})
+        except TypeError as error:
+            raise _Answered(error) from None
+        self._stderr.truncate(0)
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+        answer = json.loads(self._receive(command, timeout_seconds))
+        if "error" in answer:
+            raise _Answered(self._error(command, answer))
+        if not answer["names"]:
+            return answer["result"], {}
+        path = self._folder / "answer.npz"
+        return answer["result"], transport.load_arrays(path, answer["names"])
+
+    def _receive(self, command: str, timeout_seconds: float | None) -> bytes:
+        assert self._process is not None
+        try:
+            line = self._answers.get(timeout=timeout_seconds)
+        except queue.Empty:
+            tail = self._stderr_tail()
+            self._stop()
+            raise WorkerTimeout(
+                f'The deploy worker did not finish "{command}" in {timeout_seconds:g} s and was '
+                f"ended; the next request starts it again.{tail}"
+            ) from None
+        if line:
+            return line
+        code = self._process.wait()
+        tail = self._stderr_tail()
+        self._stop()
+        how = f"exited with status {code}"
+        if code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+        raise WorkerCrash(
+            f'The deploy worker {how} during "{command}"; the next request starts it again.{tail}'
+        )
+
+    def _error(self, command: str, answer: Mapping[str, str]) -> Exception:
+        name, message = answer["error"], answer["message"]
+        details = f"{answer['traceback']}{self._stderr_tail()}"
+        if name in _SAME_TYPE:
+            error: Exception = getattr(builtins, name)(message)
+            error.__cause__ = WorkerError(f'"{command}" failed.\n{details}', name)
+            return error
+        return WorkerError(f'"{command}" failed with {name}: {message}\n{details}', name)
+
+    def _stderr_tail(self) -> str:
+        size = os.fstat(self._stderr.fileno()).st_size
+        self._stderr.seek(max(size - _STDERR_CHARACTERS, 0))
+        tail = self._stderr.read(_STDERR_CHARACTERS).decode(errors="replace").strip()
+        return f"\nLast lines of its stderr:\n{tail}" if tail else ""
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        # The worker leads a session of its own, so its group holds whatever it started.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        self._remove_files()
+
+    def _remove_files(self) -> None:
+        self._stderr.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class _Answered(Exception):
+    """The command failed and the conversation goes on."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+_shared: DeployWorker | None = None
+_shared_lock = threading.Lock()
+
+
+def get_worker() -> DeployWorker:
+    """Returns the worker that this process shares; it starts with its first request."""
+    global _shared
+    with _shared_lock:
+        if _shared is None:
+            _shared = DeployWorker()
+            atexit.register(_shared.close)
+        return _shared
+
+
+def _environment() -> dict[str, str]:
+    environment = dict(os.environ)
+    environment.update(
+        KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1"
+    )
+    # A user of legacy Keras would otherwise hand LCE a `tf.keras` that is not Keras 3.
+    environment.pop("TF_USE_LEGACY_KERAS", None)
+    return environment
+
+
+def _read(pipe: BinaryIO, answers: "queue.SimpleQueue[bytes]") -> None:
+    with pipe:
+        for line in pipe:
+            answers.put(line)
+    answers.put(b"")

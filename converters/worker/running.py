@@ -1,0 +1,202 @@
+"""The deploy worker's commands that run `.tflite` files."""
+
+import functools
+import hashlib
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import metadata as distributions
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnnkeras.converters import flatbuffer
+from bnnkeras.converters.worker import requirements
+from bnnkeras.converters.worker.registry import Arrays, command
+
+KERNELS: dict[str, dict[str, bool]] = {
+    "default": {},
+    "reference": {"use_reference_bconv": True},
+    "indirect": {"use_indirect_bgemm": True},
+}
+_CACHED_INTERPRETERS = 8
+
+
+@command("environment")
+def environment(arrays: Arrays) -> tuple[dict[str, Any], Arrays]:
+    """Returns the worker's Python and the versions of what deployment uses."""
+    versions: dict[str, str | None] = {}
+    for name in ("numpy", "keras", "tensorflow", "larq-compute-engine", "flatbuffers"):
+        try:
+            versions[name] = distributions.version(name)
+        except distributions.PackageNotFoundError:
+            versions[name] = None
+    result = {
+        "executable": sys.executable,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "versions": versions,
+    }
+    return result, {}
+
+
+@command("load")
+def load(arrays: Arrays, *, kernel: str | None, num_threads: int) -> tuple[dict[str, Any], Arrays]:
+    """Checks a model, loads it and keeps it under its hash; describes its inputs and outputs."""
+    data = arrays["model"].tobytes()
+    loaded = _loaded(hashlib.sha256(data).hexdigest(), kernel, num_threads, data)
+    return {"kernel": loaded.kernel, "inputs": loaded.inputs, "outputs": loaded.outputs}, {}
+
+
+@command("predict")
+def predict(
+    arrays: Arrays, *, sha256: str, kernel: str | None, num_threads: int, batched: bool
+) -> tuple[dict[str, Any], Arrays]:
+    """Runs a kept model on checked inputs, in as many calls as its batch size needs.
+
+    The result says `{"loaded": False}` where the model is not kept any more.
+    """
+    try:
+        loaded = _loaded(sha256, kernel, num_threads, None)
+    except LookupError:
+        return {"loaded": False}, {}
+    return {"loaded": True}, loaded.predict(arrays, batched)
+
+
+@command("benchmark")
+def benchmark(
+    arrays: Arrays, *, files: list[dict[str, Any]], runs: int = 30, warmup: int = 5
+) -> tuple[dict[str, Any], Arrays]:
+    """Times files against each other, one thread each, in turns.
+
+    Each of `files` is `{"path": ..., "runner": "lce" | "tflite", "kernel": None | ...}`;
+    `"tflite"` is the stock interpreter with its default XNNPACK delegate. The result is
+    `{"latency_ms": [[...], ...]}`: one list of `runs` numbers per file.
+    """
+    calls = [_timed_call(**file) for file in files]
+    latency: list[list[float]] = [[] for _ in calls]
+    for run in range(-warmup, runs):
+        for call, times in zip(calls, latency, strict=True):
+            start = time.perf_counter()
+            call()
+            if run >= 0:
+                times.append((time.perf_counter() - start) * 1e3)
+    return {"latency_ms": latency}, {}
+
+
+class _Loaded:
+    """A model in LCE's interpreter, with its inputs and outputs by name."""
+
+    def __init__(self, data: bytes, kernel: str | None, num_threads: int) -> None:
+        self.kernel = kernel or default_kernel()
+        if self.kernel not in KERNELS:
+            raise ValueError(f"`kernel` must be None or one of {[*KERNELS]}. Received: {kernel!r}")
+        interpreter = requirements.import_lce_interpreter()
+        flatbuffer.check(data)
+        model = flatbuffer.read(data)
+        # LCE may refer to the bytes as long as it lives.
+        self._data = data
+        loaded = interpreter(data, num_threads=num_threads, **KERNELS[self.kernel])
+        # LCE's public `predict` feeds single samples, which files of a fixed batch refuse.
+        self._run = loaded.interpreter.predict
+        self._inputs = [_name_of(index, model.signature_inputs) for index in model.inputs]
+        self._output_positions = {
+            name: model.outputs.index(index) for name, index in model.signature_outputs.items()
+        }
+        self.inputs = _describe(model, model.signature_inputs)
+        self.outputs = _describe(model, model.signature_outputs)
+
+    def predict(self, arrays: Arrays, batched: bool) -> Arrays:
+        """Runs the arrays; `batched` splits and pads them along the first axis."""
+        if not batched:
+            return self._outputs(arrays)
+        size = self.inputs[0]["shape"][0]
+        count = len(next(iter(arrays.values())))
+        pieces = []
+        for start in range(0, count, size):
+            piece = {name: value[start : start + size] for name, value in arrays.items()}
+            missing = size - min(size, count - start)
+            if missing:
+                piece = {
+                    name: np.concatenate([value, np.repeat(value[-1:], missing, axis=0)])
+                    for name, value in piece.items()
+                }
+            pieces.append(self._outputs(piece))
+        return {
+            name: np.concatenate([piece[name] for piece in pieces])[:count] for name in pieces[0]
+        }
+
+    def timed_call(self) -> Callable[[], Any]:
+        """Returns a call that runs the model once on fixed inputs."""
+        shapes = {item["name"]: (item["shape"], item["dtype"]) for item in self.inputs}
+        inputs = [_sample(*shapes[name]) for name in self._inputs]
+        return functools.partial(self._run, inputs)
+
+    def _outputs(self, arrays: Arrays) -> Arrays:
+        values = self._run([np.ascontiguousarray(arrays[name]) for name in self._inputs])
+        return {name: values[position] for name, position in self._output_positions.items()}
+
+
+_interpreters: dict[tuple[str, str | None, int], _Loaded] = {}
+
+
+def default_kernel() -> str:
+    """The fastest kernel here: without assembly on x86, only `indirect` avoids copies."""
+    return "indirect" if platform.machine() in ("x86_64", "AMD64") else "default"
+
+
+def _loaded(sha256: str, kernel: str | None, num_threads: int, data: bytes | None) -> _Loaded:
+    key = (sha256, kernel, num_threads)
+    loaded = _interpreters.pop(key, None)
+    if loaded is None:
+        if data is None:
+            raise LookupError(sha256)
+        loaded = _Loaded(data, kernel, num_threads)
+    # Last used, last in the dict: the first is the one to forget.
+    _interpreters[key] = loaded
+    if len(_interpreters) > _CACHED_INTERPRETERS:
+        del _interpreters[next(iter(_interpreters))]
+    return loaded
+
+
+def _name_of(index: int, names: dict[str, int]) -> str:
+    for name, named in names.items():
+        if named == index:
+            return name
+    raise ValueError(
+        f"The file's signature must name every input. Received: {names} without tensor {index}"
+    )
+
+
+def _describe(model: flatbuffer.FlatbufferModel, names: dict[str, int]) -> list[dict[str, Any]]:
+    tensors = model.tensors
+    return [
+        {"name": name, "shape": list(tensors[index].shape), "dtype": tensors[index].dtype}
+        for name, index in names.items()
+    ]
+
+
+def _sample(shape: Sequence[int], dtype: str) -> np.ndarray:
+    values = np.random.default_rng(0).normal(size=tuple(shape))
+    return values.astype(dtype)
+
+
+def _timed_call(path: str, runner: str = "lce", kernel: str | None = None) -> Callable[[], Any]:
+    data = Path(path).read_bytes()
+    if runner == "lce":
+        return _Loaded(data, kernel, 1).timed_call()
+    if runner != "tflite":
+        raise ValueError(f'`runner` must be "lce" or "tflite". Received: {runner!r}')
+    flatbuffer.check(data)
+    lite = requirements.import_or_explain("tensorflow").lite
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        interpreter = lite.Interpreter(model_content=data, num_threads=1)
+    interpreter.allocate_tensors()
+    for detail in interpreter.get_input_details():
+        values = _sample(detail["shape"], np.dtype(detail["dtype"]).name)
+        interpreter.set_tensor(detail["index"], values)
+    return interpreter.invoke
