@@ -1,0 +1,49 @@
+"""The deploy form: the same function, out of layers that Larq Compute Engine runs right."""
+
+import functools
+
+import keras
+
+from bnnkeras.converters import graph
+from bnnkeras.converters.lowering import Builder, lower
+
+
+def deploy(model: keras.Model, dtype: str = "float32") -> keras.Model:
+    """Rebuilds a trained model as its deploy form.
+
+    The result computes the same function (outside training) out of a few plain layers: every sign
+    is a `Sign`, every binary kernel a `Conv2D` whose variable holds exactly +-1, every scale and
+    bias an `Affine` behind it with BatchNorm folded in, every padding one that LCE computes right.
+    It is an ordinary Keras model: run it, compare it, save it, look at it.
+
+    Args:
+        model: A functional or Sequential model with static input sizes; nested models are inlined.
+        dtype: `"float32"`, or `"float64"` to compare it with a float64 model to the last bits.
+
+    Returns:
+        A functional `keras.Model` with the same inputs and outputs, named `<model>_deploy`.
+
+    Raises:
+        UnsupportedLayerError: If a layer has no lowering rule, or an argument LCE cannot follow.
+        TypeError: If `model` is no Keras model.
+        ValueError: If it is a subclassed model.
+
+    Example:
+        >>> from bnnkeras import converters
+        >>> from bnnkeras.zoo import BiRealNet18
+        >>> deployed = converters.deploy(BiRealNet18(input_shape=(32, 32, 3), classes=10))
+        >>> sum(layer.name.endswith("_sign") for layer in deployed.layers)
+        16
+    """
+    model = graph.as_functional(model)
+    builder = Builder(dtype)
+    inputs = keras.tree.map_structure(
+        lambda tensor: keras.Input(
+            batch_shape=tensor.shape,
+            dtype=dtype if "float" in keras.backend.standardize_dtype(tensor.dtype) else tensor.dtype,
+            name=builder.name(tensor.name),
+        ),
+        model.input,
+    )
+    outputs = graph.replay(model, inputs, functools.partial(lower, builder))
+    return keras.Model(inputs, outputs, name=f"{model.name}_deploy")

@@ -1,0 +1,59 @@
+"""Walks over functional graphs."""
+
+from collections.abc import Callable
+
+import keras
+
+
+def as_functional(model: keras.Model) -> keras.Model:
+    """`model` itself if it is functional, a Sequential model as its functional twin.
+
+    Raises:
+        ValueError: If the model is neither, or was never built.
+        TypeError: If it is no Keras model at all.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}")
+    if isinstance(model, keras.Sequential):
+        if not model.built:
+            raise ValueError(
+                "A Sequential `model` needs a known input shape: add keras.Input first, or call "
+                f"build(). Received: {model.name!r}, which is not built"
+            )
+        return keras.Model(model.inputs, model.outputs, name=model.name)
+    if not isinstance(model, keras.src.models.Functional):
+        raise ValueError(
+            "`model` must be functional or Sequential; a subclassed model hides its graph. "
+            f"Received: {model.name!r} of class {type(model).__name__}"
+        )
+    return model
+
+
+def replay(model: keras.Model, inputs, call: Callable):
+    """Runs `call(operation, *args, **kwargs)` for every operation of `model`, from the inputs on.
+
+    Nested models are entered, so `call` sees plain layers and `keras.ops` operations only.
+
+    Args:
+        model: A functional or Sequential model.
+        inputs: Symbolic tensors in the structure of the model's inputs.
+        call: Returns the outputs of one operation.
+
+    Returns:
+        The outputs, in the structure of the model's outputs.
+    """
+
+    def enter(operation, *args, **kwargs):
+        if isinstance(operation, keras.Model):
+            return replay(operation, args[0], call)
+        return call(operation, *args, **kwargs)
+
+    # The same private method that keras.models.clone_model uses. clone_model itself cannot serve:
+    # it raises on Sequential models and does not let a walk cut the graph or enter nested models.
+    return as_functional(model)._run_through_graph(inputs, call_fn=enter)
+
+
+def producer(tensor: keras.KerasTensor):
+    """The operation that made a symbolic tensor, and that operation's own inputs."""
+    operation, node_index, _ = tensor._keras_history
+    return operation, operation._inbound_nodes[node_index].input_tensors

@@ -1,0 +1,109 @@
+"""The few plain layers, beside Keras's own, that a deploy form consists of.
+
+Each is one or two TensorFlow Lite operations, in the form that Larq Compute Engine is known to run.
+"""
+
+import keras
+from keras import ops
+
+from bnnkeras.registration import register
+
+
+@register
+class Sign(keras.layers.Layer):
+    """+1 where x >= 0, else -1: becomes LceQuantize.
+
+    The two scalar constants matter: LCE's converter leaves `ops.sign(x)` and constants of the shape
+    of `x` in float.
+    """
+
+    def call(self, inputs):
+        positive = ops.convert_to_tensor(1.0, dtype=self.compute_dtype)
+        negative = ops.convert_to_tensor(-1.0, dtype=self.compute_dtype)
+        return ops.where(inputs >= 0, positive, negative)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@register
+class Affine(keras.layers.Layer):
+    """y = scale * x + bias with one scale and one bias per channel: fused into LceBconv2d.
+
+    The variables have rank 1: a constant of any other rank after a binary convolution gives a file
+    that does not load, or is wrong.
+
+    Args:
+        use_scale: Whether to multiply; `False` adds the bias alone.
+
+    Call arguments:
+        inputs: `(batch, ..., channels)`.
+    """
+
+    def __init__(self, use_scale=True, **kwargs):
+        super().__init__(**kwargs)
+        self.use_scale = use_scale
+
+    def build(self, input_shape):
+        shape = (input_shape[-1],)
+        if self.use_scale:
+            self.scale = self.add_weight(name="scale", shape=shape, initializer="ones")
+        self.bias = self.add_weight(name="bias", shape=shape, initializer="zeros")
+
+    def call(self, inputs):
+        if self.use_scale:
+            inputs = inputs * self.scale
+        return inputs + self.bias
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "use_scale": self.use_scale}
+
+
+@register
+class Flip(keras.layers.Layer):
+    """Reverses axes of a feature map.
+
+    Args:
+        axes: Tuple of 1 (height) and 2 (width).
+
+    Call arguments:
+        inputs: `(batch, height, width, channels)`.
+    """
+
+    def __init__(self, axes, **kwargs):
+        super().__init__(**kwargs)
+        self.axes = tuple(axes)
+
+    def call(self, inputs):
+        return ops.flip(inputs, axis=self.axes)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "axes": self.axes}
+
+
+@register
+class SubtractFrom(keras.layers.Layer):
+    """y = constant - x, the constant one value per position and channel.
+
+    `constant - LceBconv2d` is the one order that LCE's converter does not fuse into a wrong file.
+
+    Call arguments:
+        inputs: `(batch, height, width, channels)`.
+    """
+
+    def build(self, input_shape):
+        self.constant = self.add_weight(
+            name="constant", shape=input_shape[1:], initializer="zeros"
+        )
+
+    def call(self, inputs):
+        return self.constant - inputs
+
+    def compute_output_shape(self, input_shape):
+        return input_shape

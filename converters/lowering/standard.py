@@ -1,0 +1,61 @@
+"""Rules of the Keras layers that networks use beside the quantized ones."""
+
+import keras
+import numpy as np
+from keras import layers
+
+from bnnkeras.converters.errors import UnsupportedLayerError
+from bnnkeras.converters.lowering.registry import lowering_rule
+from bnnkeras.layers import MaxPooling2D
+
+
+@lowering_rule(
+    layers.Activation,
+    layers.Add,
+    layers.AveragePooling2D,
+    layers.Concatenate,
+    layers.Dense,
+    layers.Flatten,
+    layers.GlobalAveragePooling2D,
+    layers.GlobalMaxPooling2D,
+    layers.MaxPooling2D,
+    layers.PReLU,
+    layers.ReLU,
+    layers.Reshape,
+    layers.Softmax,
+    MaxPooling2D,
+)
+def keep(builder, layer, *args, **kwargs):
+    """LCE runs the layer as it is."""
+    return builder.copy(layer)(*args, **kwargs)
+
+
+@lowering_rule(layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise)
+def drop(builder, layer, inputs):
+    """Nothing happens here outside training."""
+    return inputs
+
+
+@lowering_rule(layers.Conv2D)
+def keep_convolution(builder, layer, inputs):
+    if layer.data_format != "channels_last":
+        raise UnsupportedLayerError(layer, 'only data_format="channels_last" runs on LCE')
+    return builder.copy(layer)(inputs)
+
+
+@lowering_rule(layers.BatchNormalization)
+def fold_batch_normalization(builder, layer, inputs):
+    """y = gamma (x - mean) / sqrt(variance + epsilon) + beta, as one scale and one bias."""
+    if layer.axis not in (-1, len(inputs.shape) - 1):
+        raise UnsupportedLayerError(layer, f"axis={layer.axis} is not the channel axis")
+    mean, variance, gamma, beta = (
+        default if variable is None else keras.ops.convert_to_numpy(variable).astype("float64")
+        for variable, default in (
+            (layer.moving_mean, None),
+            (layer.moving_variance, None),
+            (layer.gamma, 1.0),
+            (layer.beta, 0.0),
+        )
+    )
+    scale = gamma / np.sqrt(variance + layer.epsilon)
+    return builder.affine(inputs, scale, beta - mean * scale, layer.name)
