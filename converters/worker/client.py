@@ -126,8 +126,8 @@ class DeployWorker:
             WorkerCrash: If the process ended.
             WorkerTimeout: If the command took longer than `timeout_seconds`.
         """
+        self._forget_after_fork()
         with self._lock:
-            self._forget_after_fork()
             try:
                 if self._process is None or self._process.poll() is not None:
                     self._stop()
@@ -143,22 +143,29 @@ class DeployWorker:
 
     def close(self) -> None:
         """Ends the process; the next request starts a new one."""
+        self._forget_after_fork()
         with self._lock:
-            self._forget_after_fork()
             self._stop()
 
     def _forget_after_fork(self) -> None:
+        # A forked copy must not talk to, or end, the worker of the process it came from; nor
+        # wait for a lock that one of that process's threads held.
         if self._owner != os.getpid():
             self._owner = os.getpid()
             self._process = None
+            self._lock = threading.Lock()
 
     def _start(self) -> None:
+        if os.name != "posix":
+            raise ImportError(
+                requirements.explain("its worker runs on Linux and macOS", wheels=False)
+            )
         self._folder = Path(tempfile.mkdtemp(prefix="bnnkeras-worker-"))
         python = os.environ.get("BNNKERAS_DEPLOY_PYTHON") or sys.executable
         # -P keeps the current folder, which may hold a `bnnkeras` folder, out of the path.
         arguments = [python, "-P", "-m", "bnnkeras.converters.worker"]
         # Appending: the worker's next line then starts at 0 after each `truncate`.
-        self._stderr = open(self._folder / "stderr.txt", "a+b", buffering=0)  # noqa: SIM115
+        self._stderr = open(self._folder / "stderr.txt", "a+b", buffering=0)
         try:
             self._process = subprocess.Popen(
                 [*arguments, str(self._folder), json.dumps(self._modules)],
@@ -238,12 +245,14 @@ class DeployWorker:
 
     def _error(self, command: str, answer: Mapping[str, str]) -> Exception:
         name, message = answer["error"], answer["message"]
-        details = f"{answer['traceback']}{self._stderr_tail()}"
+        details = WorkerError(f"In the deploy worker:\n{answer['traceback']}", name)
         if name in _SAME_TYPE:
             error: Exception = getattr(builtins, name)(message)
-            error.__cause__ = WorkerError(f'"{command}" failed.\n{details}', name)
-            return error
-        return WorkerError(f'"{command}" failed with {name}: {message}\n{details}', name)
+        else:
+            tail = self._stderr_tail()
+            error = WorkerError(f'"{command}" failed with {name}: {message.strip()}{tail}', name)
+        error.__cause__ = details
+        return error
 
     def _stderr_tail(self) -> str:
         size = os.fstat(self._stderr.fileno()).st_size
@@ -255,6 +264,7 @@ class DeployWorker:
         process, self._process = self._process, None
         if process is None:
             return
+        assert process.stdin is not None
         # The worker leads a session of its own, so its group holds whatever it started.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -16,7 +16,8 @@ COMMAND_MODULES: dict[str, str] = {
     "predict": "bnnkeras.converters.worker.running",
     "benchmark": "bnnkeras.converters.worker.running",
     "convert": "bnnkeras.converters.export",
-    "verify": "bnnkeras.converters.verify",
+    "verify": "bnnkeras.converters.checks",
+    "probe": "bnnkeras.converters.checks",
 }
 
 _handlers: dict[str, Handler] = {}

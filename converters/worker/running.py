@@ -27,7 +27,9 @@ _CACHED_INTERPRETERS = 8
 
 @command("environment")
 def environment(arrays: Arrays) -> tuple[dict[str, Any], Arrays]:
-    """Returns the worker's Python and the versions of what deployment uses."""
+    """Returns the worker's Python, its Keras backend and the versions of what it uses."""
+    import keras
+
     versions: dict[str, str | None] = {}
     for name in ("numpy", "keras", "tensorflow", "larq-compute-engine", "flatbuffers"):
         try:
@@ -38,6 +40,7 @@ def environment(arrays: Arrays) -> tuple[dict[str, Any], Arrays]:
         "executable": sys.executable,
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "keras_backend": keras.backend.backend(),
         "versions": versions,
     }
     return result, {}
@@ -87,7 +90,7 @@ def benchmark(
     return {"latency_ms": latency}, {}
 
 
-class _Loaded:
+class LoadedModel:
     """A model in LCE's interpreter, with its inputs and outputs by name."""
 
     def __init__(self, data: bytes, kernel: str | None, num_threads: int) -> None:
@@ -140,7 +143,7 @@ class _Loaded:
         return {name: values[position] for name, position in self._output_positions.items()}
 
 
-_interpreters: dict[tuple[str, str | None, int], _Loaded] = {}
+_interpreters: dict[tuple[str, str | None, int], LoadedModel] = {}
 
 
 def default_kernel() -> str:
@@ -148,13 +151,13 @@ def default_kernel() -> str:
     return "indirect" if platform.machine() in ("x86_64", "AMD64") else "default"
 
 
-def _loaded(sha256: str, kernel: str | None, num_threads: int, data: bytes | None) -> _Loaded:
+def _loaded(sha256: str, kernel: str | None, num_threads: int, data: bytes | None) -> LoadedModel:
     key = (sha256, kernel, num_threads)
     loaded = _interpreters.pop(key, None)
     if loaded is None:
         if data is None:
             raise LookupError(sha256)
-        loaded = _Loaded(data, kernel, num_threads)
+        loaded = LoadedModel(data, kernel, num_threads)
     # Last used, last in the dict: the first is the one to forget.
     _interpreters[key] = loaded
     if len(_interpreters) > _CACHED_INTERPRETERS:
@@ -187,7 +190,7 @@ def _sample(shape: Sequence[int], dtype: str) -> np.ndarray:
 def _timed_call(path: str, runner: str = "lce", kernel: str | None = None) -> Callable[[], Any]:
     data = Path(path).read_bytes()
     if runner == "lce":
-        return _Loaded(data, kernel, 1).timed_call()
+        return LoadedModel(data, kernel, 1).timed_call()
     if runner != "tflite":
         raise ValueError(f'`runner` must be "lce" or "tflite". Received: {runner!r}')
     flatbuffer.check(data)
