@@ -1,6 +1,19 @@
 """From trained Keras models to `.tflite` files that Larq Compute Engine (LCE) runs."""
 
+from bnnkeras.converters.conversion import Conversion, convert
 from bnnkeras.converters.deployment import deploy
 from bnnkeras.converters.errors import ConversionError, UnsupportedLayerError
+from bnnkeras.converters.interpreter import Interpreter
+from bnnkeras.converters.verification import KernelResult, Verification, verify
 
-__all__ = ["ConversionError", "UnsupportedLayerError", "deploy"]
+__all__ = [
+    "Conversion",
+    "ConversionError",
+    "Interpreter",
+    "KernelResult",
+    "UnsupportedLayerError",
+    "Verification",
+    "convert",
+    "deploy",
+    "verify",
+]

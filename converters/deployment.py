@@ -5,7 +5,7 @@ import functools
 import keras
 
 from bnnkeras.converters import graph
-from bnnkeras.converters.lowering import Builder, lower
+from bnnkeras.converters.lowering import Builder, is_binary, lower
 
 
 def deploy(model: keras.Model, dtype: str = "float32") -> keras.Model:
@@ -35,6 +35,11 @@ def deploy(model: keras.Model, dtype: str = "float32") -> keras.Model:
         >>> sum(layer.name.endswith("_sign") for layer in deployed.layers)
         16
     """
+    return deploy_with_notes(model, dtype)[0]
+
+
+def deploy_with_notes(model, dtype: str = "float32") -> tuple[keras.Model, dict[str, str]]:
+    """`deploy`, and what differs from the training form on purpose: sentences by layer name."""
     model = graph.as_functional(model)
     builder = Builder(dtype)
     inputs = keras.tree.map_structure(
@@ -46,4 +51,18 @@ def deploy(model: keras.Model, dtype: str = "float32") -> keras.Model:
         model.input,
     )
     outputs = graph.replay(model, inputs, functools.partial(lower, builder))
-    return keras.Model(inputs, outputs, name=f"{model.name}_deploy")
+    return keras.Model(inputs, outputs, name=f"{model.name}_deploy"), builder.notes
+
+
+def binary_calls(model: keras.Model) -> list[str]:
+    """Names of the layers that the user built as binary, one for each time they are called."""
+    names = []
+
+    def call(operation, *args, **kwargs):
+        if is_binary(operation):
+            names.append(operation.name)
+        return operation.compute_output_spec(*args, **kwargs)
+
+    model = graph.as_functional(model)
+    graph.replay(model, model.input, call)
+    return names

@@ -4,6 +4,7 @@ Everything but `metadata` and `seal_matches` needs the schema classes that LCE s
 them TensorFlow: use this module in the deploy worker.
 """
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -180,6 +181,7 @@ def read(data: bytes) -> FlatbufferModel:
     model = _unpack(data)
     graph = model.subgraphs[0]
     tensors = tuple(_tensor(schema, model, index) for index in range(len(graph.tensors)))
+    tensors = _with_filled(schema, model, tensors)
     operators = tuple(
         _operator(schema, model, tensors, index) for index in range(len(_list(graph.operators)))
     )
@@ -480,6 +482,27 @@ def _tensor(schema: ModuleType, model: Any, index: int) -> Tensor:
         )
     name = (tensor.name or b"").decode()
     return Tensor(index, name, shape, dtype or kind.lower(), quantization, value)
+
+
+def _with_filled(schema: ModuleType, model: Any, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Gives the outputs of FILL their values.
+
+    The converter writes a large constant whose entries are all equal, such as the kernel of a
+    freshly initialised Bi-Real Net, as a FILL of its shape.
+    """
+    filled = list(tensors)
+    for operator in _list(model.subgraphs[0].operators):
+        code = model.operatorCodes[operator.opcodeIndex]
+        if max(code.builtinCode, code.deprecatedBuiltinCode) != schema.BuiltinOperator.FILL:
+            continue
+        inputs = _indices(operator.inputs, len(tensors), "inputs of a FILL")
+        (output,) = _indices(operator.outputs, len(tensors), "outputs of a FILL")
+        shape, entry = (tensors[index].value for index in inputs)
+        if shape is not None and entry is not None and tuple(shape) == tensors[output].shape:
+            # A view: a damaged shape must not allocate what it claims.
+            value = np.broadcast_to(entry.reshape(()), tensors[output].shape)
+            filled[output] = dataclasses.replace(tensors[output], value=value)
+    return tuple(filled)
 
 
 def _operator(schema: ModuleType, model: Any, tensors: tuple[Tensor, ...], index: int) -> Operator:

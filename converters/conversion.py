@@ -1,0 +1,124 @@
+"""`convert`: from a trained Keras model to a verified `.tflite` file."""
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+
+import keras
+
+from bnnkeras.converters.deployment import deploy_with_notes
+from bnnkeras.converters.errors import ConversionError
+from bnnkeras.converters.files import replacing
+from bnnkeras.converters.verification import KERNELS, Verification
+from bnnkeras.converters.verification import verify as verify_file
+from bnnkeras.converters.worker import get_worker
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What `convert` made.
+
+    Attributes:
+        flatbuffer: The bytes of the `.tflite` file.
+        path: Where it was written, or `None`.
+        verification: What `verify` found; without `verify`, its structural part.
+        notes: Sentences about layers whose deploy form differs on purpose, by layer name.
+    """
+
+    flatbuffer: bytes = dataclasses.field(repr=False)
+    path: Path | None
+    verification: Verification
+    notes: dict[str, str]
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the file."""
+        return len(self.flatbuffer)
+
+
+def convert(
+    model_or_path: keras.Model | str | os.PathLike,
+    output: str | os.PathLike | None = None,
+    *,
+    strict: bool = True,
+    verify: bool = True,
+    inputs=None,
+    batch_size: int = 1,
+    timeout_seconds: float = 600.0,
+) -> Conversion:
+    """Converts a model to a `.tflite` file for Larq Compute Engine, and proves it right.
+
+    The conversion runs in a child process (see `bnnkeras.converters.worker`), under TensorFlow
+    whatever the backend of this process is.
+
+    Args:
+        model_or_path: A functional or Sequential Keras model with fixed input sizes, or the path of
+            a `.keras` file.
+        output: Path to write to, or `None` to keep the bytes only. The file appears when all checks
+            have passed.
+        strict: Whether a model that is not verified, or of which a binary layer would run in float,
+            is an error. `False` reports it in the `Conversion` instead.
+        verify: Whether to run all of `bnnkeras.converters.verify` on the result, or only its
+            structural part.
+        inputs: Real inputs for `verify`; `None` for noise.
+        batch_size: Batch size of the file. Defaults to 1.
+        timeout_seconds: Bound for each request to the child process.
+
+    Returns:
+        A `Conversion`.
+
+    Raises:
+        UnsupportedLayerError: If a layer has no deploy form.
+        ConversionError: If `strict` and the file is not what the model says.
+        ValueError: If an argument is out of range, naming it.
+        OSError: If the output cannot be written.
+
+    Example:
+        ```python
+        conversion = converters.convert(model, "model.tflite")
+        print(conversion.file_bytes, conversion.verification.passed)
+        ```
+    """
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size!r}")
+    model = _load(model_or_path)
+    deployed, notes = deploy_with_notes(model)
+    with tempfile.TemporaryDirectory(prefix="bnnkeras-") as folder:
+        path = Path(folder, "deploy.keras")
+        deployed.save(path)
+        _, arrays = get_worker().request(
+            "convert", model_path=path, batch_size=batch_size, timeout_seconds=timeout_seconds
+        )
+    flatbuffer = arrays["flatbuffer"].tobytes()
+    # Without `verify` the structure is still read: a layer left in float must not go unnoticed.
+    verification = verify_file(
+        model,
+        flatbuffer,
+        inputs,
+        kernels=KERNELS if verify else (),
+        run_probe=verify,
+        timeout_seconds=timeout_seconds,
+    )
+    if strict and not verification.passed:
+        raise ConversionError(
+            f"The file made of {model.name!r} is not right, and was not written:\n  "
+            + "\n  ".join(verification.problems)
+        )
+    if output is not None:
+        with replacing(output) as temporary:
+            temporary.write_bytes(flatbuffer)
+    return Conversion(flatbuffer, output and Path(output), verification, notes)
+
+
+def _load(model_or_path):
+    if isinstance(model_or_path, keras.Model):
+        return model_or_path
+    if not isinstance(model_or_path, (str, os.PathLike)):
+        raise TypeError(
+            "`model_or_path` must be a keras.Model or the path of a .keras file. "
+            f"Received: {type(model_or_path).__name__}"
+        )
+    if not Path(model_or_path).is_file():
+        raise FileNotFoundError(f"There is no file {str(model_or_path)!r}")
+    return keras.models.load_model(model_or_path, compile=False)

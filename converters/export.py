@@ -1,0 +1,39 @@
+"""The deploy worker's command "convert": deploy form -> SavedModel -> LCE's converter -> bytes."""
+
+import tempfile
+
+import keras
+import numpy as np
+
+import bnnkeras
+from bnnkeras.converters import (
+    flatbuffer,
+    layers,  # noqa: F401  (registers the deploy layers for loading)
+)
+from bnnkeras.converters.worker.registry import command
+from bnnkeras.converters.worker.requirements import import_or_explain
+
+
+@command("convert")
+def convert(arrays, *, model_path: str, batch_size: int):
+    """Converts a saved deploy form; the result array "flatbuffer" holds the bytes of the file."""
+    model = keras.models.load_model(model_path, compile=False)
+    data = flatbuffer.with_metadata(
+        flatbuffer_of(model, batch_size), {"bnnkeras_version": bnnkeras.__version__}
+    )
+    return {}, {"flatbuffer": np.frombuffer(data, np.uint8)}
+
+
+def flatbuffer_of(model: keras.Model, batch_size: int) -> bytes:
+    """The bytes that LCE's converter makes of a deploy form."""
+    converter = import_or_explain("larq_compute_engine.mlir.python.converter")
+    # A static signature: LCE's converter takes no dynamic sizes, and export drops the batch size.
+    signature = keras.tree.map_structure(
+        lambda tensor: keras.InputSpec(
+            shape=(batch_size, *tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name
+        ),
+        model.input,
+    )
+    with tempfile.TemporaryDirectory(prefix="bnnkeras-") as folder:
+        model.export(folder, verbose=False, input_signature=[signature])
+        return converter.convert_saved_model(folder)

@@ -1,0 +1,201 @@
+"""`verify`: whether a `.tflite` file computes what the model computes."""
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from bnnkeras.converters import probe
+from bnnkeras.converters.deployment import binary_calls, deploy
+from bnnkeras.converters.worker import get_worker
+
+KERNELS = ("default", "reference", "indirect")
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelResult:
+    """What one of LCE's kernels made of the file.
+
+    Attributes:
+        binary_error_over_bound: Largest error of a binary convolution on the file's own inputs, in
+            units of the bound (4 K |multiplier| + 2 |bias|) 2^-23; right if at most 1.
+        float_relative_error: Largest error of the float operations between two binary
+            convolutions, relative to the largest value; right if at most 1e-5.
+        argmax_agreement: Share of the samples with the same largest output as the deploy form.
+        largest_output_difference: Largest difference at the outputs. No test: see `verify`.
+        probe_difference: Largest difference in the dyadic probe; right if exactly 0.
+    """
+
+    binary_error_over_bound: float
+    float_relative_error: float
+    argmax_agreement: float
+    largest_output_difference: float
+    probe_difference: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """The outcome of `verify`.
+
+    Attributes:
+        passed: Whether every check passed.
+        problems: One sentence for each that did not.
+        binary_layers_total: 1-bit layers of the training form, counted by calls.
+        binary_layers_converted: Those of them that are an LceBconv2d with the right bits.
+        binary_layers_left: Names of the others.
+        probe_max_difference: Largest difference of the dyadic probe over all kernels; `None` if
+            the probe was not run.
+        kernels: One `KernelResult` for each kernel of LCE that was run.
+    """
+
+    passed: bool
+    problems: tuple[str, ...]
+    binary_layers_total: int
+    binary_layers_converted: int
+    binary_layers_left: tuple[str, ...]
+    probe_max_difference: float | None
+    kernels: dict[str, KernelResult]
+
+
+def verify(
+    model: keras.Model,
+    flatbuffer: bytes | str | os.PathLike,
+    inputs=None,
+    *,
+    kernels: tuple[str, ...] = KERNELS,
+    run_probe: bool = True,
+    timeout_seconds: float = 600.0,
+) -> Verification:
+    """Checks that a `.tflite` file is the deploy form of a model, on every kernel of LCE.
+
+    1. Structure: each binary layer is one LceBconv2d with the same bits, multiplier, bias, stride,
+       dilation and padding; nothing binary runs in float.
+    2. Local check: each layer, evaluated on the file's own intermediate values, is within the bound
+       that float32 allows.
+    3. Dyadic probe: the architecture with weights that never round differs by exactly 0 from the
+       training form. It converts the architecture anew: the bits of this file are step 1's.
+    4. Agreement end to end, reported and not judged: an activation of 1e-7 that changes its sign is
+       no error, but moves the outputs of a binary network visibly.
+
+    Args:
+        model: The training form: a functional or Sequential Keras model.
+        flatbuffer: The bytes of the file, or its path.
+        inputs: Real inputs for steps 2 and 4: an array, or a dict by input name. `None` takes four
+            samples of Gaussian noise.
+        kernels: Kernels of LCE to run.
+        run_probe: Whether to run step 3.
+        timeout_seconds: Bound for each request to the deploy worker.
+
+    Returns:
+        A `Verification`; `passed` says the outcome. A wrong file is no exception.
+
+    Raises:
+        ValueError: If the file is damaged or an argument is wrong.
+        ImportError: If the `deploy` extra is missing.
+    """
+    data = flatbuffer if isinstance(flatbuffer, bytes) else Path(flatbuffer).read_bytes()
+    inputs = named_inputs(model, inputs)
+    with tempfile.TemporaryDirectory(prefix="bnnkeras-") as folder:
+        path = Path(folder, "deploy.keras")
+        deploy(model).save(path)
+        arrays = {f"input/{name}": value for name, value in inputs.items()}
+        arrays["flatbuffer"] = np.frombuffer(data, np.uint8)
+        found, _ = get_worker().request(
+            "verify",
+            arrays,
+            model_path=path,
+            kernels=list(kernels),
+            timeout_seconds=timeout_seconds,
+        )
+    probed = _run_probe(model, kernels, timeout_seconds) if run_probe else None
+    return _judge(model, found, probed)
+
+
+def named_inputs(model: keras.Model, inputs) -> dict[str, np.ndarray]:
+    """Inputs as float32 arrays by name; noise for `None`.
+
+    Raises:
+        ValueError: If the names or shapes are not those of the model.
+    """
+    wanted = {tensor.name: tuple(tensor.shape[1:]) for tensor in model.inputs}
+    if inputs is None:
+        generator = np.random.default_rng(0)
+        return {
+            name: generator.normal(size=(4, *shape)).astype("float32")
+            for name, shape in wanted.items()
+        }
+    if not isinstance(inputs, dict):
+        if len(wanted) != 1:
+            raise ValueError(
+                f"`inputs` must be a dict with the keys {[*wanted]}. "
+                f"Received: {type(inputs).__name__}"
+            )
+        inputs = {next(iter(wanted)): inputs}
+    inputs = {name: np.asarray(value, "float32") for name, value in inputs.items()}
+    shapes = {name: value.shape[1:] for name, value in inputs.items()}
+    if shapes != wanted:
+        raise ValueError(
+            f"`inputs` must have these shapes, behind the batch axis: {wanted}. Received: {shapes}"
+        )
+    return inputs
+
+
+def _run_probe(model, kernels, timeout_seconds):
+    twin = probe.dyadic_twin(model)
+    inputs = probe.dyadic_inputs(twin, samples=2)
+    expected = keras.tree.flatten(twin([inputs[tensor.name] for tensor in twin.inputs]))
+    arrays = {f"input/{name}": value for name, value in inputs.items()}
+    for number, value in enumerate(expected):
+        arrays[f"expected/{number}"] = keras.ops.convert_to_numpy(value)
+    with tempfile.TemporaryDirectory(prefix="bnnkeras-") as folder:
+        path = Path(folder, "probe.keras")
+        deploy(twin).save(path)
+        result, _ = get_worker().request(
+            "probe",
+            arrays,
+            model_path=path,
+            kernels=list(kernels),
+            batch_size=1,
+            timeout_seconds=timeout_seconds,
+        )
+    return result
+
+
+def _judge(model, found, probed) -> Verification:
+    problems = list(found["structure_problems"])
+    problems += [f"{name} runs in float" for name in found["binary_layers_left"]]
+    total = len(binary_calls(model))
+    if len(found["binary_layers_converted"]) != total:
+        problems.append(
+            f"{len(found['binary_layers_converted'])} of {total} binary layers are LceBconv2d"
+        )
+    for kernel, result in found["kernels"].items():
+        problems += [f"{kernel} kernel: {text}" for text in result.pop("local_problems")]
+    if probed is not None:
+        if probed["rounding"] != 0:
+            problems.append(f"the probe is void: it rounds ({probed['rounding']:.3g})")
+        if probed["deploy_difference"] != 0:
+            problems.append(
+                f"probe: deploy and training form differ by {probed['deploy_difference']:.3g}"
+            )
+        problems += [
+            f"probe: {kernel} kernel differs by {difference:.3g}"
+            for kernel, difference in probed["kernels"].items()
+            if difference != 0
+        ]
+    differences = {} if probed is None else probed["kernels"]
+    return Verification(
+        passed=not problems,
+        problems=tuple(problems),
+        binary_layers_total=total,
+        binary_layers_converted=len(found["binary_layers_converted"]),
+        binary_layers_left=tuple(found["binary_layers_left"]),
+        probe_max_difference=max(differences.values()) if differences else None,
+        kernels={
+            kernel: KernelResult(**result, probe_difference=differences.get(kernel))
+            for kernel, result in found["kernels"].items()
+        },
+    )
