@@ -23,11 +23,14 @@ class Sign(keras.layers.Layer):
 
 
 class Scale(keras.layers.Layer):
+    """Scales and shifts: without the shift, sums of 0 leave the next sign to rounding."""
+
     def build(self, input_shape):
         self.scale = self.add_weight(shape=input_shape[-1:], initializer="ones")
+        self.shift = self.add_weight(shape=input_shape[-1:], initializer="zeros")
 
     def call(self, inputs):
-        return inputs * self.scale
+        return inputs * self.scale + self.shift
 
 
 def binary_convolution(inputs, filters, kernel_size, saved, name, **options):
@@ -36,8 +39,10 @@ def binary_convolution(inputs, filters, kernel_size, saved, name, **options):
     outputs = scale(convolution(Sign()(inputs)))
     convolution.kernel.assign(RANDOM.choice([-1.0, 1.0], convolution.kernel.shape))
     scale.scale.assign(RANDOM.uniform(0.5, 2.0, filters))
+    scale.shift.assign(RANDOM.uniform(0.1, 0.4, filters))
     saved[f"{name}_kernel"] = np.asarray(convolution.kernel)
     saved[f"{name}_scale"] = np.asarray(scale.scale)
+    saved[f"{name}_shift"] = np.asarray(scale.shift)
     return outputs
 
 
@@ -83,6 +88,9 @@ def main(folder: Path) -> None:
     normalization.moving_mean.assign(RANDOM.normal(size=40) * 10)
     saved["bits_kernel"] = np.asarray(convolution.kernel)
     convert(keras.Model(image, bits), folder / "bits.tflite")
+
+    real = keras.layers.Conv2D(8, 3, activation="relu")(image)
+    convert(keras.Model(image, real), folder / "float.tflite")
 
     arrays = {
         "zeta": RANDOM.normal(size=(5, 8, 8, 40)).astype(np.float32),
