@@ -1,9 +1,10 @@
 """From trained Keras models to `.tflite` files that Larq Compute Engine (LCE) runs."""
 
-from bnnkeras.converters.conversion import Conversion, convert
+from bnnkeras.converters.conversion import Conversion, convert, convert_float
 from bnnkeras.converters.deployment import deploy
 from bnnkeras.converters.errors import ConversionError, UnsupportedLayerError
 from bnnkeras.converters.interpreter import Interpreter
+from bnnkeras.converters.latency import measure_latency
 from bnnkeras.converters.verification import KernelResult, Verification, verify
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "UnsupportedLayerError",
     "Verification",
     "convert",
+    "convert_float",
     "deploy",
+    "measure_latency",
     "verify",
 ]

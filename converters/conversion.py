@@ -9,7 +9,7 @@ import keras
 
 from bnnkeras.converters.deployment import deploy_with_notes
 from bnnkeras.converters.errors import ConversionError
-from bnnkeras.converters.files import replacing
+from bnnkeras.files import replacing
 from bnnkeras.converters.verification import KERNELS, Verification
 from bnnkeras.converters.verification import verify as verify_file
 from bnnkeras.converters.worker import get_worker
@@ -84,13 +84,7 @@ def convert(
         raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size!r}")
     model = _load(model_or_path)
     deployed, notes = deploy_with_notes(model)
-    with tempfile.TemporaryDirectory(prefix="bnnkeras-") as folder:
-        path = Path(folder, "deploy.keras")
-        deployed.save(path)
-        _, arrays = get_worker().request(
-            "convert", model_path=path, batch_size=batch_size, timeout_seconds=timeout_seconds
-        )
-    flatbuffer = arrays["flatbuffer"].tobytes()
+    flatbuffer = _in_worker("convert", deployed, batch_size, timeout_seconds)
     # Without `verify` the structure is still read: a layer left in float must not go unnoticed.
     verification = verify_file(
         model,
@@ -109,6 +103,33 @@ def convert(
         with replacing(output) as temporary:
             temporary.write_bytes(flatbuffer)
     return Conversion(flatbuffer, output and Path(output), verification, notes)
+
+
+def convert_float(
+    model: keras.Model, batch_size: int = 1, timeout_seconds: float = 600.0
+) -> bytes:
+    """The same network as an ordinary float32 `.tflite` file, to compare sizes and speed with.
+
+    Args:
+        model: As for `convert`.
+        batch_size: Batch size of the file. Defaults to 1.
+        timeout_seconds: Bound for the request to the child process.
+
+    Returns:
+        The bytes of a file that stock TensorFlow Lite runs; its binary kernels are float32.
+    """
+    deployed, _ = deploy_with_notes(model)
+    return _in_worker("convert_float", deployed, batch_size, timeout_seconds)
+
+
+def _in_worker(command, deployed, batch_size, timeout_seconds) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="bnnkeras-") as folder:
+        path = Path(folder, "deploy.keras")
+        deployed.save(path)
+        _, arrays = get_worker().request(
+            command, model_path=path, batch_size=batch_size, timeout_seconds=timeout_seconds
+        )
+    return arrays["flatbuffer"].tobytes()
 
 
 def _load(model_or_path):

@@ -1,5 +1,6 @@
-"""The deploy worker's command "convert": deploy form -> SavedModel -> LCE's converter -> bytes."""
+"""The deploy worker's conversions: deploy form -> SavedModel -> converter -> bytes."""
 
+import contextlib
 import tempfile
 
 import keras
@@ -27,7 +28,14 @@ def convert(arrays, *, model_path: str, batch_size: int):
 def flatbuffer_of(model: keras.Model, batch_size: int) -> bytes:
     """The bytes that LCE's converter makes of a deploy form."""
     converter = import_or_explain("larq_compute_engine.mlir.python.converter")
-    # A static signature: LCE's converter takes no dynamic sizes, and export drops the batch size.
+    with _saved_model(model, batch_size) as folder:
+        return converter.convert_saved_model(folder)
+
+
+@contextlib.contextmanager
+def _saved_model(model, batch_size):
+    """A temporary SavedModel with static sizes."""
+    # LCE's converter takes no dynamic sizes, and export drops the batch size of the inputs.
     signature = keras.tree.map_structure(
         lambda tensor: keras.InputSpec(
             shape=(batch_size, *tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name
@@ -36,4 +44,14 @@ def flatbuffer_of(model: keras.Model, batch_size: int) -> bytes:
     )
     with tempfile.TemporaryDirectory(prefix="bnnkeras-") as folder:
         model.export(folder, verbose=False, input_signature=[signature])
-        return converter.convert_saved_model(folder)
+        yield folder
+
+
+@command("convert_float")
+def convert_float(arrays, *, model_path: str, batch_size: int):
+    """The same model through the stock TFLite converter: every layer in float32."""
+    tensorflow = import_or_explain("tensorflow")
+    model = keras.models.load_model(model_path, compile=False)
+    with _saved_model(model, batch_size) as folder:
+        data = tensorflow.lite.TFLiteConverter.from_saved_model(folder).convert()
+    return {}, {"flatbuffer": np.frombuffer(data, np.uint8)}

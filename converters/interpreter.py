@@ -59,7 +59,7 @@ class Interpreter:
         if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
             raise ValueError(f"`num_threads` must be a positive integer. Received: {num_threads!r}")
         self._model = bytes(model)
-        self._key = {"kernel": kernel, "num_threads": num_threads}
+        self._key: dict[str, Any] = {"kernel": kernel, "num_threads": num_threads}
         self._sha256 = hashlib.sha256(self._model).hexdigest()
         description = self._load()
         self._kernel: str = description["kernel"]

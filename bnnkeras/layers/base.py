@@ -9,10 +9,16 @@ import keras
 from keras import ops
 
 from bnnkeras import quantizers
-from bnnkeras.layers.padding import pad_widths, padded_shape, same_pads, symmetric_pads
+from bnnkeras.layers.padding import (
+    pad_widths,
+    padded_shape,
+    padding_name,
+    same_pads,
+    symmetric_pads,
+)
 
 
-class QuantizedLayer:
+class QuantizedLayer(keras.layers.Layer):
     """Mixin of layers with an input quantizer and a kernel quantizer.
 
     Attributes:
@@ -71,10 +77,9 @@ class QuantizedConvolution(QuantizedLayer):
     """
 
     def __init__(self, *args, padding="valid", pad_values=0.0, **kwargs):
-        symmetric = isinstance(padding, str) and padding.lower() == "symmetric"
-        super().__init__(*args, padding="valid" if symmetric else padding, **kwargs)
-        if symmetric:
-            self.padding = "symmetric"
+        padding = padding_name(padding)
+        super().__init__(*args, padding="valid" if padding == "symmetric" else padding, **kwargs)
+        self.padding = padding
         self.pad_values = pad_values
         if pad_values and self.padding not in ("same", "symmetric"):
             raise ValueError(

@@ -16,6 +16,7 @@ COMMAND_MODULES: dict[str, str] = {
     "predict": "bnnkeras.converters.worker.running",
     "benchmark": "bnnkeras.converters.worker.running",
     "convert": "bnnkeras.converters.export",
+    "convert_float": "bnnkeras.converters.export",
     "verify": "bnnkeras.converters.checks",
     "probe": "bnnkeras.converters.checks",
 }
