@@ -175,7 +175,8 @@ def _local_errors(data, file, matches, deployed, inputs, kernel):
         worst_binary = max(worst_binary, ratio)
         if not ratio <= 1:
             problems.append(f"{unit.name}: error {ratio:.3g} times its bound")
-    worst_float, float_problems = _float_segments(data, file, matches, deployed, inputs, values, kernel)
+    outputs = _run(data, kernel, inputs)
+    worst_float, float_problems = _float_segments(file, matches, deployed, inputs, values, outputs)
     return {
         "binary_error_over_bound": worst_binary,
         "float_relative_error": worst_float,
@@ -219,7 +220,7 @@ def _oracle(unit, binary, signs):
     return np.clip(wanted, low, high), np.maximum(bound, np.finfo("float32").tiny)
 
 
-def _float_segments(data, file, matches, deployed, inputs, values, kernel):
+def _float_segments(file, matches, deployed, inputs, values, outputs):
     """Everything between binary convolutions, run by Keras on what the file's own ones put out."""
     known = [pair for pair in matches if values[pair[1].outputs[0]].dtype != np.int32]
     read = [
@@ -237,7 +238,6 @@ def _float_segments(data, file, matches, deployed, inputs, values, kernel):
     starts = [inputs[tensor.name] for tensor in deployed.inputs]
     starts += [values[operator.outputs[0]] for _, operator in known]
     wanted = [keras.ops.convert_to_numpy(y) for y in segments(starts)]
-    outputs = _run(data, kernel, inputs)
     found = [values[tensor] for _, tensor in read]
     found += [outputs[name] for name in sorted(outputs, key=_output_number)]
     names = [f"input of {unit.name}" for unit, _ in read]
@@ -262,7 +262,8 @@ def _tapped(data, file, taps, inputs, kernel):
 def _end_to_end(expected, found):
     """Agreement of the whole; a report and no test, because signs near 0 differ legitimately."""
     ones, others = (
-        [values[name] for name in sorted(values, key=_output_number)] for values in (expected, found)
+        [values[name] for name in sorted(values, key=_output_number)]
+        for values in (expected, found)
     )
     return {
         "largest_output_difference": _difference(ones, others),

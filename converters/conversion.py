@@ -9,10 +9,10 @@ import keras
 
 from bnnkeras.converters.deployment import deploy_with_notes
 from bnnkeras.converters.errors import ConversionError
-from bnnkeras.files import replacing
 from bnnkeras.converters.verification import KERNELS, Verification
 from bnnkeras.converters.verification import verify as verify_file
 from bnnkeras.converters.worker import get_worker
+from bnnkeras.files import replacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +105,7 @@ def convert(
     return Conversion(flatbuffer, output and Path(output), verification, notes)
 
 
-def convert_float(
-    model: keras.Model, batch_size: int = 1, timeout_seconds: float = 600.0
-) -> bytes:
+def convert_float(model: keras.Model, batch_size: int = 1, timeout_seconds: float = 600.0) -> bytes:
     """The same network as an ordinary float32 `.tflite` file, to compare sizes and speed with.
 
     Args:

@@ -42,14 +42,16 @@ def deploy_with_notes(model, dtype: str = "float32") -> tuple[keras.Model, dict[
     """`deploy`, and what differs from the training form on purpose: sentences by layer name."""
     model = graph.as_functional(model)
     builder = Builder(dtype)
-    inputs = keras.tree.map_structure(
-        lambda tensor: keras.Input(
+
+    def new_input(tensor):
+        is_float = "float" in keras.backend.standardize_dtype(tensor.dtype)
+        return keras.Input(
             batch_shape=tensor.shape,
-            dtype=dtype if "float" in keras.backend.standardize_dtype(tensor.dtype) else tensor.dtype,
+            dtype=dtype if is_float else tensor.dtype,
             name=builder.name(tensor.name),
-        ),
-        model.input,
-    )
+        )
+
+    inputs = keras.tree.map_structure(new_input, model.input)
     outputs = graph.replay(model, inputs, functools.partial(lower, builder))
     return keras.Model(inputs, outputs, name=f"{model.name}_deploy"), builder.notes
 

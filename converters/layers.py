@@ -98,9 +98,7 @@ class SubtractFrom(keras.layers.Layer):
     """
 
     def build(self, input_shape):
-        self.constant = self.add_weight(
-            name="constant", shape=input_shape[1:], initializer="zeros"
-        )
+        self.constant = self.add_weight(name="constant", shape=input_shape[1:], initializer="zeros")
 
     def call(self, inputs):
         return self.constant - inputs

@@ -48,9 +48,7 @@ def digits(size: int = 32, channels: int = 3):
 
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8).astype("float32") / 8 - 1
-    images = ndimage.zoom(
-        images, (1, size / 8, size / 8), order=1, mode="nearest", grid_mode=True
-    )
+    images = ndimage.zoom(images, (1, size / 8, size / 8), order=1, mode="nearest", grid_mode=True)
     images = np.repeat(images[..., None], channels, axis=-1)
     x_train, x_test, y_train, y_test = train_test_split(
         images, labels, test_size=0.2, stratify=labels, random_state=0

@@ -106,9 +106,9 @@ def _border(layer, signs, axes):
     result = np.zeros((*(axis.outputs for axis in axes), signs.shape[-1]))
     for row in range(taps.shape[0]):
         for column in range(taps.shape[1]):
-            window = outside[
-                row * layer.dilation_rate[0] :, column * layer.dilation_rate[1] :
-            ][:: layer.strides[0], :: layer.strides[1]][: result.shape[0], : result.shape[1]]
+            window = outside[row * layer.dilation_rate[0] :, column * layer.dilation_rate[1] :][
+                :: layer.strides[0], :: layer.strides[1]
+            ][: result.shape[0], : result.shape[1]]
             result += window[..., None] * taps[row, column]
     return result
 
@@ -124,9 +124,7 @@ def _float_convolution(builder, layer, x, axes):
         padding = "same"
     else:
         x, padding = builder.pad(x, rows.explicit, columns.explicit, layer.name), "valid"
-    x = builder.convolution(
-        x, kernel, layer.strides, padding, layer.dilation_rate, layer.name
-    )
+    x = builder.convolution(x, kernel, layer.strides, padding, layer.dilation_rate, layer.name)
     return _add_bias(builder, layer, x)
 
 
