@@ -7,11 +7,11 @@ import numpy as np
 
 
 class Batches(keras.utils.PyDataset):
-    """Feeds `model.fit` from arrays; a pure function of (seed, epoch, batch number).
+    """Feeds `model.fit` from arrays; each batch is a pure function of (seed, epoch, number).
 
-    A resumed training therefore sees exactly the batches it would have seen without the
-    interruption: set `epoch`, or let `fit(initial_epoch=...)` and the callback that `resume` needs
-    do it.
+    `bnnkeras.training.fit_resumable` sets `epoch`, so that a resumed training sees exactly the
+    batches it would have seen without the interruption. In a plain `fit` the epoch advances by
+    itself, and by more than one where Keras looks ahead.
 
     Args:
         x: Inputs, first axis the samples.

@@ -52,14 +52,19 @@ def fit_resumable(
     folder = Path(folder)
     keeper = _StateKeeper(folder, {"epochs": epochs, **(settings or {})})
     state = keeper.load(model)
-    batches.epoch = state["epoch"]
     if state["epoch"] < epochs:
-        callbacks = [*fit_arguments.pop("callbacks", []), keeper]
+        # Keras tells data of more epochs than it trains (it peeks, to build); callbacks it does not.
+        teller = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: setattr(batches, "epoch", epoch)
+        )
+        callbacks = [teller, *fit_arguments.pop("callbacks", []), keeper]
         model.fit(
             batches,
             epochs=epochs,
             initial_epoch=state["epoch"],
             callbacks=callbacks,
+            # The batches are in random order already, and in the same one when run again.
+            shuffle=False,
             **fit_arguments,
         )
     keeper.remove()
