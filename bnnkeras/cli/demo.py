@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bnnkeras import converters, datasets, zoo
 from bnnkeras.cli.pictures import save_training_picture
-from bnnkeras.files import replacing
+from bnnkeras.files import check_writable, replacing
 from bnnkeras.training import fit_resumable
 
 _SIZE = 32
@@ -34,9 +34,7 @@ def run(epochs: int, seed: int, output: Path, console: Console) -> bool:
         Whether the file was verified.
     """
     start = time.monotonic()
-    with replacing(output / "report.json") as probe_of_the_folder:
-        # An output folder that cannot be written must fail now and not after the training.
-        probe_of_the_folder.write_text("{}")
+    check_writable(output)
     (x_train, y_train), (x_test, y_test) = datasets.digits(size=_SIZE)
     console.print(f"Training BiRealNet18 on {len(x_train)} scanned digits, {epochs} epochs.")
     model, history = _train(x_train, y_train, epochs, seed, output)
