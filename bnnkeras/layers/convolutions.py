@@ -38,8 +38,8 @@ class QuantConv2D(QuantizedConvolution, keras.layers.Conv2D):
         ...     8, 3, strides=2, padding="symmetric",
         ...     input_quantizer="approx_sign", kernel_quantizer="magnitude_aware_sign",
         ... )
-        >>> layer(np.ones((1, 6, 6, 4), "float32")).shape[1:3]
-        TensorShape([3, 3])
+        >>> tuple(layer(np.ones((1, 6, 6, 4), "float32")).shape)
+        (1, 3, 3, 8)
 
     Reference:
         Hubara et al., Binarized Neural Networks (NIPS 2016).

@@ -1,5 +1,20 @@
 """Padding amounts of one axis. An extent is a kernel's size with its dilation: (k - 1) d + 1."""
 
+PADDINGS = ("valid", "same", "symmetric")
+
+
+def padding_name(padding, allowed: tuple[str, ...] = PADDINGS) -> str:
+    """`padding` in lower case.
+
+    Raises:
+        ValueError: If it is not one of `allowed`.
+    """
+    name = padding.lower() if isinstance(padding, str) else None
+    if name not in allowed:
+        names = ", ".join(f'"{value}"' for value in allowed)
+        raise ValueError(f"`padding` must be one of {names}. Received: padding={padding!r}")
+    return name
+
 
 def symmetric_pads(extent: int) -> tuple[int, int]:
     """PyTorch's alignment: (extent - 1) // 2 before and after."""

@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from bnnkeras.layers.padding import pad_widths, padded_shape, symmetric_pads
+from bnnkeras.layers.padding import pad_widths, padded_shape, padding_name, symmetric_pads
 from bnnkeras.registration import register
 
 
@@ -34,10 +34,11 @@ class MaxPooling2D(keras.layers.MaxPooling2D):
     """
 
     def __init__(self, pool_size=(2, 2), strides=None, padding="valid", **kwargs):
-        symmetric = isinstance(padding, str) and padding.lower() == "symmetric"
-        super().__init__(pool_size, strides, "valid" if symmetric else padding, **kwargs)
-        if symmetric:
-            self.padding = "symmetric"
+        padding = padding_name(padding)
+        super().__init__(
+            pool_size, strides, "valid" if padding == "symmetric" else padding, **kwargs
+        )
+        self.padding = padding
 
     def call(self, inputs):
         if self.padding != "symmetric":
