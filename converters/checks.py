@@ -5,6 +5,8 @@ of two equally right evaluations. So the file is compared piece by piece, on its
 values, and with a probe in which no rounding happens at all.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -38,7 +40,7 @@ def verify(arrays, *, model_path: str, kernels: list[str]):
     units = binary_units(deployed)
     matches, problems = _match(units, file)
     problems += _structure(file, deployed)
-    result = {
+    result: dict[str, Any] = {
         "binary_layers_converted": [unit.name for unit, _ in matches],
         "binary_layers_left": [
             unit.name for unit in units if all(unit is not matched for matched, _ in matches)
@@ -68,7 +70,7 @@ def probe(arrays, *, model_path: str, kernels: list[str], batch_size: int):
     expected = [arrays[f"expected/{number}"] for number in range(len(deployed.outputs))]
     single = _outputs(deployed, inputs)
     double = _outputs(_in_float64(deployed), inputs)
-    result = {
+    result: dict[str, Any] = {
         # If float32 and float64 differ the probe rounds somewhere, and would prove nothing.
         "rounding": _difference(single, double),
         "deploy_difference": _difference(single, expected),

@@ -102,7 +102,8 @@ def convert(
     if output is not None:
         with replacing(output) as temporary:
             temporary.write_bytes(flatbuffer)
-    return Conversion(flatbuffer, output and Path(output), verification, notes)
+    path = None if output is None else Path(output)
+    return Conversion(flatbuffer, path, verification, notes)
 
 
 def convert_float(model: keras.Model, batch_size: int = 1, timeout_seconds: float = 600.0) -> bytes:

@@ -90,7 +90,7 @@ def _twin(layer, generator):
         for variable in twin.variables:
             variable.assign(_values(twin, variable, generator))
     for quantizer in (getattr(twin, f"{place}_quantizer", None) for place in ("input", "kernel")):
-        if getattr(quantizer, "sign_of_zero", 1) != 1:
+        if quantizer is not None and getattr(quantizer, "sign_of_zero", 1) != 1:
             quantizer.sign_of_zero = 1
     return twin
 

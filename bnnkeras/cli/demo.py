@@ -45,7 +45,7 @@ def run(epochs: int, seed: int, output: Path, console: Console) -> bool:
     with replacing(model_path) as temporary:
         model.save(temporary)
     conversion = converters.convert(model, file_path, strict=False, inputs=x_test[:4])
-    lce = converters.Interpreter(file_path).predict(x_test)
+    lce = np.asarray(converters.Interpreter(file_path).predict(x_test))
     float_path = output / "birealnet18_float32.tflite"
     with replacing(float_path) as temporary:
         temporary.write_bytes(converters.convert_float(model))

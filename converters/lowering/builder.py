@@ -108,7 +108,8 @@ class Builder:
             return self.flip(self.affine(inputs[0], scale, bias, name), source.axes, name)
         if isinstance(source, keras.layers.Cropping2D):
             inner = self.affine(inputs[0], scale, bias, name)
-            return self.crop(inner, *(end for _, end in source.cropping), name)
+            (_, rows), (_, columns) = source.cropping
+            return self.crop(inner, rows, columns, name)
         if isinstance(source, SubtractFrom):
             constant = keras.ops.convert_to_numpy(source.constant)
             inner = self.affine(inputs[0], scale, np.zeros_like(bias), name)
