@@ -3,9 +3,9 @@
 import keras
 
 
-def register(cls: type) -> type:
-    """Makes `cls` serializable by Keras as `"bnnkeras>ClassName"`; used as a decorator."""
-    return keras.saving.register_keras_serializable(package="bnnkeras")(cls)
+def register(entry):
+    """Makes a class or function serializable by Keras as `"bnnkeras>Name"`; a decorator."""
+    return keras.saving.register_keras_serializable(package="bnnkeras")(entry)
 
 
 def serialize(value):

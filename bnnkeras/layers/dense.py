@@ -29,12 +29,13 @@ class QuantDense(QuantizedLayer, keras.layers.Dense):
 
     Example:
         >>> import keras
+        >>> import numpy as np
         >>> from bnnkeras.layers import QuantDense
         >>> layer = QuantDense(
         ...     1, input_quantizer="ste_sign", kernel_quantizer="ste_sign",
         ...     kernel_initializer="ones",
         ... )
-        >>> keras.ops.convert_to_numpy(layer([[0.2, -5.0, 7.0]])).tolist()
+        >>> keras.ops.convert_to_numpy(layer(np.array([[0.2, -5.0, 7.0]]))).tolist()
         [[1.0]]
 
     Reference:

@@ -30,9 +30,16 @@ class Quantizer(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
+    def compute_output_spec(self, inputs, *args, **kwargs):
+        # Keras would take the dtype from the policy.
+        return keras.KerasTensor(inputs.shape, inputs.dtype)
+
 
 def sign(x, sign_of_zero: int = 1):
-    """-1 or +1 with the dtype of `x`; `sign_of_zero` at 0 and -0; NaN gives -1 (+1 inside LCE)."""
+    """-1 or +1 with the dtype of `x`; `sign_of_zero` at 0 and -0.
+
+    With `sign_of_zero=1` NaN gives -1 (+1 inside LCE); with 0 it depends on the backend.
+    """
     if sign_of_zero == 0:
         return ops.sign(x)
     one = ops.ones((), dtype=x.dtype)
@@ -66,7 +73,7 @@ def surrogate_sign(x, estimator: Estimator, sign_of_zero: int = 1, gain=None):
 
 @registration.register
 class Binarizer(Quantizer):
-    """q(x) = s(x) sign(x - t(x)), with dq/dx := estimator.derivative(x - t(x)) (times s(x), or not).
+    """q(x) = s(x) sign(x - t(x)); dq/dx := estimator.derivative(x - t(x)) (times s(x), or not).
 
     Every 1-bit quantizer of the package is this class with three parts filled in. Gradients of t
     and s with respect to their own variables follow by the chain and the product rule.
@@ -88,11 +95,12 @@ class Binarizer(Quantizer):
 
     Example:
         >>> import keras
+        >>> import numpy as np
         >>> from bnnkeras import quantizers
         >>> quantizer = quantizers.Binarizer(
         ...     scale=quantizers.MeanMagnitude(), estimator=quantizers.Triangle()
         ... )
-        >>> keras.ops.convert_to_numpy(quantizer([[1.0], [-3.0]])).tolist()
+        >>> keras.ops.convert_to_numpy(quantizer(np.array([[1.0], [-3.0]]))).tolist()
         [[2.0], [-2.0]]
     """
 
@@ -109,7 +117,9 @@ class Binarizer(Quantizer):
     ):
         super().__init__(**kwargs)
         if sign_of_zero not in (0, 1):
-            raise ValueError(f"`sign_of_zero` must be 0 or 1. Received: sign_of_zero={sign_of_zero}")
+            raise ValueError(
+                f"`sign_of_zero` must be 0 or 1. Received: sign_of_zero={sign_of_zero}"
+            )
         self.threshold = _part("threshold", threshold, Threshold)
         self.scale = _part("scale", scale, Scale)
         self.estimator = _part("estimator", estimator, Estimator) or ClippedIdentity()

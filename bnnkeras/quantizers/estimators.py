@@ -71,5 +71,5 @@ class Triangle(Estimator):
     """
 
     def derivative(self, x):
-        # relu is exact here: its argument is 0 at |x| = 1, so the tie has one value on all backends.
+        # relu is exact here: its argument is 0 at |x| = 1, the same value from both sides.
         return ops.relu(2 - 2 * ops.abs(x))

@@ -22,8 +22,9 @@ class SteSign(Binarizer):
 
     Example:
         >>> import keras
+        >>> import numpy as np
         >>> from bnnkeras.quantizers import SteSign
-        >>> keras.ops.convert_to_numpy(SteSign()([-0.3, 0.0, 2.0])).tolist()
+        >>> keras.ops.convert_to_numpy(SteSign()(np.array([-0.3, 0.0, 2.0]))).tolist()
         [-1.0, 1.0, 1.0]
 
     Reference:
@@ -31,9 +32,7 @@ class SteSign(Binarizer):
     """
 
     def __init__(self, clip_value: float | None = 1.0, sign_of_zero: int = 1, **kwargs):
-        super().__init__(
-            estimator=ClippedIdentity(clip_value), sign_of_zero=sign_of_zero, **kwargs
-        )
+        super().__init__(estimator=ClippedIdentity(clip_value), sign_of_zero=sign_of_zero, **kwargs)
         self.clip_value = clip_value
 
     def get_config(self) -> dict:
@@ -56,8 +55,10 @@ class ApproxSign(Binarizer):
 
     Example:
         >>> import keras
+        >>> import numpy as np
         >>> from bnnkeras.quantizers import ApproxSign
-        >>> keras.ops.convert_to_numpy(ApproxSign(sign_of_zero=0)([-0.3, 0.0])).tolist()
+        >>> x = np.array([-0.3, 0.0])
+        >>> keras.ops.convert_to_numpy(ApproxSign(sign_of_zero=0)(x)).tolist()
         [-1.0, 0.0]
 
     Reference:
@@ -88,8 +89,10 @@ class MagnitudeAwareSign(Binarizer):
 
     Example:
         >>> import keras
+        >>> import numpy as np
         >>> from bnnkeras.quantizers import MagnitudeAwareSign
-        >>> keras.ops.convert_to_numpy(MagnitudeAwareSign()([[1.0], [-3.0]])).tolist()
+        >>> kernel = np.array([[1.0], [-3.0]])
+        >>> keras.ops.convert_to_numpy(MagnitudeAwareSign()(kernel)).tolist()
         [[2.0], [-2.0]]
 
     Reference:
@@ -121,11 +124,13 @@ class MagnitudeAwareSign(Binarizer):
         }
 
 
+@register
 def ste_sign(x, clip_value: float | None = 1.0):
     """`SteSign` as a function of a tensor."""
     return surrogate_sign(x, ClippedIdentity(clip_value))
 
 
+@register
 def approx_sign(x):
     """`ApproxSign` as a function of a tensor."""
     return surrogate_sign(x, Triangle())

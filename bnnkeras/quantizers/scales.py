@@ -1,5 +1,6 @@
 """Scales: the magnitude that a `Binarizer` gives back to its signs."""
 
+import keras
 from keras import ops
 
 from bnnkeras.quantizers.parts import Part
@@ -29,4 +30,13 @@ class MeanMagnitude(Scale):
     def __call__(self, x):
         magnitude = ops.stop_gradient(ops.abs(x))
         axes = tuple(range(len(x.shape) - 1))
-        return ops.mean(magnitude, axis=axes, keepdims=True) if axes else magnitude
+        if not axes:
+            return magnitude
+        if keras.backend.standardize_dtype(x.dtype) == "float64":
+            # Keras computes `mean` in float32 here, except on TensorFlow.
+            total, count = (
+                ops.sum(term, axis=axes, keepdims=True)
+                for term in (magnitude, ops.ones_like(magnitude))
+            )
+            return total / count
+        return ops.mean(magnitude, axis=axes, keepdims=True)
