@@ -1,5 +1,6 @@
 """What all classification models of the zoo share: the conventions of `keras.applications`."""
 
+import numbers
 import os
 
 import keras
@@ -11,17 +12,19 @@ def image_input(input_shape, input_tensor, default_shape):
 
     Args:
         input_shape: `(height, width, channels)`, or `None` for `default_shape`.
-        input_tensor: A Keras tensor to build on, a backend tensor's shape to follow, or `None`.
+        input_tensor: A Keras tensor to build on, or `None`.
         default_shape: The shape of the published network.
 
     Raises:
-        ValueError: If a shape has not three entries, or both arguments disagree.
+        ValueError: If a shape is no image's, or both arguments disagree.
     """
     if input_tensor is not None:
-        if not isinstance(input_tensor, keras.KerasTensor):
+        if not isinstance(input_tensor, keras.KerasTensor) or len(input_tensor.shape) != 4:
+            received = getattr(input_tensor, "shape", None)
             raise ValueError(
-                "`input_tensor` must be a Keras tensor, as `keras.Input` or a layer returns. "
-                f"Received: input_tensor of type {type(input_tensor).__name__}"
+                "`input_tensor` must be a Keras tensor of shape (batch, height, width, channels), "
+                "as `keras.Input` or a layer returns. Received: input_tensor of type "
+                f"{type(input_tensor).__name__}, input_tensor.shape={received}"
             )
         if input_shape is not None and tuple(input_shape) != tuple(input_tensor.shape[1:]):
             raise ValueError(
@@ -29,13 +32,18 @@ def image_input(input_shape, input_tensor, default_shape):
                 f"input_shape={input_shape}, input_tensor.shape={input_tensor.shape}"
             )
         return input_tensor
-    shape = tuple(default_shape if input_shape is None else input_shape)
-    if len(shape) != 3 or not isinstance(shape[-1], int):
+    shape = default_shape if input_shape is None else input_shape
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3 or not _are_sizes(shape):
         raise ValueError(
-            "`input_shape` must be (height, width, channels), channels last. "
-            f"Received: input_shape={input_shape}"
+            "`input_shape` must be (height, width, channels), channels last: positive integers, "
+            f"height and width may be None. Received: input_shape={input_shape}"
         )
     return keras.Input(shape)
+
+
+def _are_sizes(shape):
+    known = [size for axis, size in enumerate(shape) if size is not None or axis == 2]
+    return all(isinstance(size, numbers.Integral) and size > 0 for size in known)
 
 
 def classification_head(
@@ -72,13 +80,16 @@ def finish(inputs, outputs, name, weights):
     Raises:
         ValueError: If `weights` is neither `None` nor the path of a `.weights.h5` or `.keras` file.
     """
-    model = keras.Model(keras.utils.get_source_inputs(inputs), outputs, name=name)
+    sources = keras.utils.get_source_inputs(inputs)
+    # A list of one would make the model warn at every call with a bare tensor.
+    model = keras.Model(sources[0] if len(sources) == 1 else sources, outputs, name=name)
     if weights is not None:
         path = os.fspath(weights) if isinstance(weights, (str, os.PathLike)) else ""
         if not os.path.isfile(path):
             raise ValueError(
                 "`weights` must be None or the path of an existing .weights.h5 or .keras file "
-                f"(no trained weights are published for this network). Received: weights={weights!r}"
+                "(no trained weights are published for this network). "
+                f"Received: weights={weights!r}"
             )
         model.load_weights(path)
     return model

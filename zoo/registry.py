@@ -24,7 +24,7 @@ def list_models() -> list[str]:
     return sorted(_MODELS)
 
 
-def get(name: str, **kwargs) -> keras.Model:
+def get(name: str, /, **kwargs) -> keras.Model:
     """Builds the model of that name.
 
     Args:
