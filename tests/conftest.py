@@ -31,6 +31,7 @@ if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
     _import_backend_quietly()
 
 import keras  # noqa: E402
+from keras.src.backend.common import dtypes  # noqa: E402
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -53,8 +54,11 @@ def backend() -> str:
 
 
 @pytest.fixture
-def float64() -> Iterator[None]:
+def float64(monkeypatch) -> Iterator[None]:
     """Layers built in the test compute in float64, as the golden vectors were made."""
+    # Outside TensorFlow, Keras promotes float64 to float32 in `mean` (global average pooling) and,
+    # on PyTorch, in `matmul`, even if floatx is float64.
+    monkeypatch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
     if keras.backend.backend() == "jax":
         import jax
 
@@ -102,11 +106,22 @@ def goldens() -> Iterator[Goldens]:
     loader.close()
 
 
-@pytest.fixture(scope="session")
-def fill() -> ModuleType:
-    """goldens/fill.py: the parameters and inputs that the golden vectors were made with."""
-    spec = importlib.util.spec_from_file_location("fill", TESTS / "goldens" / "fill.py")
+def _module(path: Path) -> ModuleType:
+    # By its path: tests/ is not on sys.path, where tests/bnnkeras/ would hide the package.
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def fill() -> ModuleType:
+    """goldens/fill.py: the parameters and inputs that the golden vectors were made with."""
+    return _module(TESTS / "goldens" / "fill.py")
+
+
+@pytest.fixture(scope="session")
+def numerics() -> ModuleType:
+    """numerics.py: gradients on any backend, and the comparison with golden arrays."""
+    return _module(TESTS / "numerics.py")
