@@ -1,5 +1,6 @@
 """From trained Keras models to `.tflite` files that Larq Compute Engine (LCE) runs."""
 
+from bnnkeras.converters.checkpoints import LoadReport, load_larq, load_official, official_state
 from bnnkeras.converters.conversion import Conversion, convert, convert_float
 from bnnkeras.converters.deployment import deploy
 from bnnkeras.converters.errors import ConversionError, UnsupportedLayerError
@@ -12,11 +13,15 @@ __all__ = [
     "ConversionError",
     "Interpreter",
     "KernelResult",
+    "LoadReport",
     "UnsupportedLayerError",
     "Verification",
     "convert",
     "convert_float",
     "deploy",
+    "load_larq",
+    "load_official",
     "measure_latency",
+    "official_state",
     "verify",
 ]

@@ -1,25 +1,38 @@
 """The official PyTorch names and layouts of Bi-Real Net's parameters."""
 
-import re
-
 import numpy as np
 
-_BATCH_NORM = {
-    "weight": "gamma",
-    "bias": "beta",
-    "running_mean": "moving_mean",
-    "running_var": "moving_variance",
-}
-# Official module -> layer of ours; {s} counts stages, {b} blocks.
-_MODULES = [
-    (r"conv1", "stem_conv"),
-    (r"bn1", "stem_bn"),
-    (r"layer(\d+)\.(\d+)\.binary_conv", r"stage\1_block\2_conv"),
-    (r"layer(\d+)\.(\d+)\.bn1", r"stage\1_block\2_bn"),
-    (r"layer(\d+)\.(\d+)\.downsample\.1", r"stage\1_block\2_shortcut_conv"),
-    (r"layer(\d+)\.(\d+)\.downsample\.2", r"stage\1_block\2_shortcut_bn"),
-    (r"fc", "classifier"),
-]
+from bnnkeras.converters.checkpoints import (
+    STANDARD,
+    Flat,
+    NameMap,
+    Rule,
+    batch_normalization,
+    register_name_map,
+    weight_and_bias,
+)
+
+NAMES = register_name_map(
+    NameMap(
+        "birealnet",
+        [
+            *weight_and_bias("conv1", "stem_conv"),
+            *batch_normalization("bn1", "stem_bn"),
+            # The 18 and 34 layer networks store binary kernels flat.
+            Rule(
+                "layer{s}.{b}.binary_conv.weights",
+                "stage{s}_block{b}_conv/kernel",
+                layout=Flat(STANDARD),
+            ),
+            *batch_normalization("layer{s}.{b}.bn1", "stage{s}_block{b}_bn"),
+            *weight_and_bias("layer{s}.{b}.downsample.1", "stage{s}_block{b}_shortcut_conv"),
+            *batch_normalization("layer{s}.{b}.downsample.2", "stage{s}_block{b}_shortcut_bn"),
+            *weight_and_bias("fc", "classifier"),
+        ],
+        # Of use only to a model with its top.
+        unused=["fc.weight", "fc.bias"],
+    )
+)
 
 
 def variable_of(name: str) -> str | None:
@@ -33,22 +46,11 @@ def variable_of(name: str) -> str | None:
     Raises:
         KeyError: If the name is not one of the official network.
     """
-    module, _, parameter = name.rpartition(".")
-    if parameter == "num_batches_tracked":
-        return None
-    for pattern, replacement in _MODULES:
-        if re.fullmatch(pattern, module):
-            layer = re.sub(pattern, replacement, module)
-            if layer.endswith("_bn"):
-                return f"{layer}/{_BATCH_NORM[parameter]}"
-            return f"{layer}/{'bias' if parameter == 'bias' else 'kernel'}"
-    raise KeyError(name)
+    paths = NAMES.variables_of(name)
+    return None if paths is None else paths[0]
 
 
 def to_keras(array: np.ndarray, shape: tuple) -> np.ndarray:
-    """An official array in the layout of the Keras variable of shape `shape`."""
-    if len(shape) == 4:
-        height, width, channels, filters = shape
-        # The 18 and 34 layer networks store binary kernels flat, (N, 1), in OIHW order.
-        return array.reshape(filters, channels, height, width).transpose(2, 3, 1, 0)
-    return array.T if len(shape) == 2 else array
+    """An official array, or its gradient, in the layout of the Keras variable of shape `shape`."""
+    layout = Flat(STANDARD) if array.ndim == 2 and len(shape) == 4 else STANDARD
+    return layout.to_keras(array, shape)
