@@ -1,16 +1,28 @@
 """The list of models in the zoo: each model function registers itself under a name."""
 
+import functools
 from collections.abc import Callable
 
 import keras
+
+from bnnkeras.layers.latent import starved_weights_known
 
 _MODELS: dict[str, Callable[..., keras.Model]] = {}
 
 
 def register_model(function: Callable[..., keras.Model]) -> Callable[..., keras.Model]:
-    """Adds a model function to the zoo under its lower-case name; used as a decorator."""
-    _MODELS[function.__name__.lower()] = function
-    return function
+    """Adds a model function to the zoo under its lower-case name; used as a decorator.
+
+    Its layers log no warning of starved weights: published networks train as published.
+    """
+
+    @functools.wraps(function)
+    def build(*args, **kwargs):
+        with starved_weights_known():
+            return function(*args, **kwargs)
+
+    _MODELS[function.__name__.lower()] = build
+    return build
 
 
 def list_models() -> list[str]:
