@@ -6,8 +6,35 @@ The library needs `keras` and `numpy` only. `bnnkeras.zoo` (published networks) 
 
 from importlib import metadata
 
-from bnnkeras import datasets, layers, quantizers
+from bnnkeras import (
+    activations,
+    callbacks,
+    constraints,
+    context,
+    datasets,
+    layers,
+    math,
+    metrics,
+    models,
+    optimizers,
+    quantizers,
+    utils,
+)
 
 __version__ = metadata.version("bnnkeras")
 
-__all__ = ["__version__", "datasets", "layers", "quantizers"]
+__all__ = [
+    "__version__",
+    "activations",
+    "callbacks",
+    "constraints",
+    "context",
+    "datasets",
+    "layers",
+    "math",
+    "metrics",
+    "models",
+    "optimizers",
+    "quantizers",
+    "utils",
+]
