@@ -63,7 +63,4 @@ class QuantDense(QuantizedLayer, keras.layers.Dense):
     def call(self, inputs, training=None):
         if self.input_quantizer is None and self.kernel_quantizer is None:
             return super().call(inputs, training=training)
-        outputs = ops.matmul(self.quantized_input(inputs), self.quantized_kernel())
-        if self.bias is not None:
-            outputs = ops.add(outputs, self.bias)
-        return outputs if self.activation is None else self.activation(outputs)
+        return self.finish(self.product(inputs, ops.matmul))
