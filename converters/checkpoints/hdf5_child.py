@@ -101,10 +101,8 @@ def _limit_memory(limit_bytes):
         resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
 
 
-def main() -> None:
-    path, limit_bytes = sys.argv[1], int(sys.argv[2])
-    _limit_memory(limit_bytes + _OVERHEAD_BYTES)
-    output = sys.stdout.buffer
+def answer(path: str, limit_bytes: int) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """What is in the file, or an error; the arrays if together they are within the limit."""
     try:
         with h5py.File(path, "r") as file:
             layers = listing(file)
@@ -114,14 +112,21 @@ def main() -> None:
                 for weight in layer["weights"]
             ]
             within = sum(sizes) <= limit_bytes
-            answer = {"layers": layers, "within": within}
-            output.write(json.dumps(answer).encode() + b"\n")
-            if within:
-                for array in arrays(file, layers):
-                    output.write(array.tobytes())
+            values = list(arrays(file, layers)) if within else []
+            return {"layers": layers, "within": within}, values
     except Exception as error:  # Whatever HDF5 and NumPy make of foreign bytes.
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        output.write(json.dumps({"error": reason[:500]}).encode() + b"\n")
+        return {"error": reason[:500]}, []
+
+
+def main() -> None:
+    limit_bytes = int(sys.argv[2])
+    # The arrays are there twice, the second time as the bytes written.
+    _limit_memory(2 * limit_bytes + _OVERHEAD_BYTES)
+    header, values = answer(sys.argv[1], limit_bytes)
+    sys.stdout.buffer.write(json.dumps(header).encode() + b"\n")
+    for array in values:
+        sys.stdout.buffer.write(array.tobytes())
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def load_larq(model: keras.Model, path: str | os.PathLike) -> LoadReport:
     if differences:
         raise ValueError(
             f"The weights of the file are not those of {model.name!r}, layer by layer; nothing was "
-            f"loaded. {len(differences)} layers differ: {enumerate_briefly(differences)}\n"
+            f"loaded. {len(differences)} layers differ:{enumerate_briefly(differences)}\n"
             f"Received: {str(path)!r} with {len(theirs)} layers of weights, for {len(ours)} in the "
             "model"
         )
