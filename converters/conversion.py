@@ -80,7 +80,7 @@ def convert(
         print(conversion.file_bytes, conversion.verification.passed)
         ```
     """
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size!r}")
     model = _load(model_or_path)
     deployed, notes = deploy_with_notes(model)

@@ -26,7 +26,8 @@ def deploy(model: keras.Model, dtype: str = "float32") -> keras.Model:
     Raises:
         UnsupportedLayerError: If a layer has no lowering rule, or an argument LCE cannot follow.
         TypeError: If `model` is no Keras model.
-        ValueError: If it is a subclassed model.
+        ValueError: If it is a subclassed model, a Sequential one that is not built, has open input
+            sizes, or weights that are not finite.
 
     Example:
         >>> from bnnkeras import converters
@@ -41,6 +42,12 @@ def deploy(model: keras.Model, dtype: str = "float32") -> keras.Model:
 def deploy_with_notes(model, dtype: str = "float32") -> tuple[keras.Model, dict[str, str]]:
     """`deploy`, and what differs from the training form on purpose: sentences by layer name."""
     model = graph.as_functional(model)
+    dynamic = {x.name: tuple(x.shape) for x in model.inputs if None in x.shape[1:]}
+    if dynamic:
+        raise ValueError(
+            "`model` must have fixed input sizes: build it with them, and load its weights. "
+            f"Received: {dynamic}"
+        )
     builder = Builder(dtype)
 
     def new_input(tensor):

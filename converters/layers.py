@@ -27,6 +27,26 @@ class Sign(keras.layers.Layer):
 
 
 @register
+class Convolution(keras.layers.Conv2D):
+    """`keras.layers.Conv2D` whose dilation stays inside one operation.
+
+    Keras writes a dilated convolution for TensorFlow as space-to-batch, convolution and
+    batch-to-space. LCE's converter does not put them together again where two convolutions read
+    the same signs, and leaves both in float.
+    """
+
+    def convolution_op(self, inputs, kernel):
+        dilated = max(self.dilation_rate) > 1 and self.groups == 1
+        if not dilated or keras.backend.backend() != "tensorflow":
+            return super().convolution_op(inputs, kernel)
+        import tensorflow
+
+        return tensorflow.nn.conv2d(
+            inputs, kernel, self.strides, self.padding.upper(), dilations=self.dilation_rate
+        )
+
+
+@register
 class Affine(keras.layers.Layer):
     """y = scale * x + bias with one scale and one bias per channel: fused into LceBconv2d.
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from bnnkeras.converters.graph import producer
-from bnnkeras.converters.layers import Affine, Flip, Sign, SubtractFrom
+from bnnkeras.converters.layers import Affine, Convolution, Flip, Sign, SubtractFrom
 
 
 class Builder:
@@ -32,18 +32,33 @@ class Builder:
         self._names.add(name)
         return name
 
+    def note(self, layer, sentence: str):
+        """Adds a sentence about a layer to the report; a shared layer says it once."""
+        known = self.notes.get(layer.name)
+        if known is None:
+            self.notes[layer.name] = sentence
+        elif sentence not in known:
+            self.notes[layer.name] = f"{known}; {sentence}"
+
     def place(self, layer, x, weights=()):
         """`layer(x)`, its weights set."""
+        _check_finite(layer, weights)
         outputs = layer(x)
         layer.set_weights([np.asarray(weight) for weight in weights])
         return outputs
 
-    def copy(self, layer: keras.layers.Layer) -> keras.layers.Layer:
-        """The same layer in the deploy dtype, with its weights; one copy for a shared layer."""
+    def copy(self, layer: keras.layers.Layer, kind: type | None = None) -> keras.layers.Layer:
+        """The same layer in the deploy dtype, with its weights; one copy for a shared layer.
+
+        Args:
+            layer: The layer.
+            kind: A class of the deploy form with the same arguments; `None` for the layer's own.
+        """
         if id(layer) not in self._copies:
             config = {**layer.get_config(), "dtype": self.dtype, "name": self.name(layer.name)}
-            twin = type(layer).from_config(config)
+            twin = (kind or type(layer)).from_config(config)
             if layer.built and layer.weights:
+                _check_finite(layer, layer.get_weights())
                 twin.build_from_config(layer.get_build_config())
                 twin.set_weights(layer.get_weights())
             self._copies[id(layer)] = twin
@@ -74,7 +89,7 @@ class Builder:
         )(x)
 
     def convolution(self, x, kernel, strides, padding, dilation_rate, name):
-        layer = keras.layers.Conv2D(
+        layer = Convolution(
             kernel.shape[-1],
             kernel.shape[:2],
             strides=strides,
@@ -106,7 +121,7 @@ class Builder:
             return self.affine(inputs[0], scale * inner_scale, scale * inner_bias + bias, name)
         if isinstance(source, Flip):
             return self.flip(self.affine(inputs[0], scale, bias, name), source.axes, name)
-        if isinstance(source, keras.layers.Cropping2D):
+        if isinstance(source, keras.layers.Cropping2D) and _crops_ends(source):
             inner = self.affine(inputs[0], scale, bias, name)
             (_, rows), (_, columns) = source.cropping
             return self.crop(inner, rows, columns, name)
@@ -121,3 +136,16 @@ class Builder:
         """constant - x, one value per position and channel."""
         layer = SubtractFrom(name=self.name(f"{name}_border"), dtype=self.dtype)
         return self.place(layer, x, [constant])
+
+
+def _crops_ends(layer) -> bool:
+    return all(start == 0 for start, _ in layer.cropping)
+
+
+def _check_finite(layer, weights):
+    for weight in weights:
+        if not np.isfinite(weight).all():
+            raise ValueError(
+                "`model` must have finite weights. "
+                f"Received: NaN or infinity in what becomes layer {layer.name!r}"
+            )

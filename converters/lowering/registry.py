@@ -37,6 +37,7 @@ def lower(builder, operation, *args, **kwargs):
     """
     rule = _RULES.get(type(operation))
     if rule is not None:
+        _check_activation(operation)
         # Keras records these two for some layers; a deploy form has one mode and no masks.
         kwargs = {key: kwargs[key] for key in kwargs if key not in ("mask", "training")}
         return rule(builder, operation, *args, **kwargs)
@@ -49,3 +50,21 @@ def lower(builder, operation, *args, **kwargs):
         )
     # A keras.ops operation: it has no weights and no dtype, so it is its own deploy form.
     return operation(*args, **kwargs)
+
+
+def _check_activation(layer):
+    activation = getattr(layer, "activation", None)
+    if activation is None:
+        return
+    reason = None
+    name = getattr(activation, "__name__", type(activation).__name__)
+    if isinstance(activation, keras.layers.Layer):
+        reason = f"its activation is a layer ({name}): call that layer on the outputs instead"
+    elif activation is keras.activations.gelu:
+        reason = "LCE has no exact gelu: call keras.ops.gelu(x, approximate=True) on the outputs"
+    elif activation is keras.activations.softsign:
+        reason = "LCE has no softsign: tanh is the nearest that it has"
+    elif not activation.__module__.startswith(("keras.", "bnnkeras.")):
+        reason = f"its activation {name} is not one of Keras's or bnnkeras's functions"
+    if reason is not None:
+        raise UnsupportedLayerError(layer, reason)

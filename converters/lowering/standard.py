@@ -5,6 +5,7 @@ import numpy as np
 from keras import layers
 
 from bnnkeras.converters.errors import UnsupportedLayerError
+from bnnkeras.converters.layers import Convolution
 from bnnkeras.converters.lowering.registry import lowering_rule
 from bnnkeras.layers import MaxPooling2D
 
@@ -40,7 +41,7 @@ def drop(builder, layer, inputs):
 def keep_convolution(builder, layer, inputs):
     if layer.data_format != "channels_last":
         raise UnsupportedLayerError(layer, 'only data_format="channels_last" runs on LCE')
-    return builder.copy(layer)(inputs)
+    return builder.copy(layer, Convolution)(inputs)
 
 
 @lowering_rule(layers.BatchNormalization)
