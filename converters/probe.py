@@ -12,22 +12,52 @@ import numpy as np
 from keras import layers
 
 from bnnkeras.converters import graph
+from bnnkeras.converters.lowering import is_binary
+from bnnkeras.layers import MaxPooling2D
+from bnnkeras.layers.base import QuantizedLayer
 
 # 1 - 2^-17 + 2^-17 is exactly 1 in float32, so that BatchNorm does not round.
 _EPSILON = 2.0**-17
-_EXACT_ACTIVATIONS = (keras.activations.linear, keras.activations.relu, keras.activations.relu6)
+_EXACT_ACTIVATIONS = (
+    keras.activations.linear,
+    keras.activations.relu,
+    keras.activations.relu6,
+    keras.activations.hard_tanh,
+)
+_EXACT_LAYERS = (
+    layers.Add,
+    layers.BatchNormalization,
+    layers.Concatenate,
+    layers.Conv2D,
+    layers.Dense,
+    layers.Dropout,
+    layers.Flatten,
+    layers.GaussianNoise,
+    layers.GlobalMaxPooling2D,
+    layers.MaxPooling2D,
+    layers.PReLU,
+    layers.Reshape,
+    layers.SpatialDropout2D,
+    MaxPooling2D,
+)
+# Operations of keras.ops, by the name of their class, that move values or add them.
+_EXACT_OPERATIONS = frozenset(
+    "Absolute Add Concatenate ExpandDims Flip GetItem Max Maximum Min Minimum Negative Pad Relu "
+    "Relu6 Repeat Reshape Roll Split Squeeze Stack Subtract Swapaxes Transpose".split()
+)
 
 
 def dyadic_twin(model: keras.Model, seed: int = 0) -> keras.Model:
     """A twin of the training form with dyadic weights, cut where an operation has to round.
 
-    A cut operation (a mean over 49 values, a softmax) is left out: its input becomes an output of
-    the twin, and its output an input. The activation of a layer is left out alike.
+    A cut operation (a mean over 49 values, a softmax) is left out: its inputs become outputs of
+    the twin, and its outputs inputs. The activation of a layer is left out alike.
 
     Args:
         model: A functional or Sequential model.
         seed: Seed of the weights.
     """
+    model = graph.as_functional(model)
     generator = np.random.default_rng(seed)
     twins: dict[int, keras.layers.Layer] = {}
     original = keras.tree.flatten(model.input)
@@ -35,24 +65,47 @@ def dyadic_twin(model: keras.Model, seed: int = 0) -> keras.Model:
         keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
         for tensor in original
     ]
-    outputs = []
+    outputs: list[keras.KerasTensor] = []
+    # Outputs of float convolutions and what they flow into: each convolution adds bits, and two in
+    # a row may need more than float32 has.
+    wide: set[int] = set()
+
+    def cut(spec):
+        inputs.append(
+            keras.Input(batch_shape=spec.shape, dtype=spec.dtype, name=f"probe_{len(inputs)}")
+        )
+        return inputs[-1]
 
     def call(operation, *args, **kwargs):
+        tensors = [
+            tensor
+            for tensor in keras.tree.flatten((args, kwargs))
+            if isinstance(tensor, keras.KerasTensor)
+        ]
+        if not _is_exact(operation, args, kwargs):
+            outputs.extend(tensors)
+            return keras.tree.map_structure(cut, operation.compute_output_spec(*args, **kwargs))
+        widens = _widens(operation)
+        if widens and id(tensors[0]) in wide:
+            outputs.append(tensors[0])
+            args = (cut(tensors[0]), *args[1:])
         if not isinstance(operation, keras.layers.Layer):
-            return operation(*args, **kwargs)
-        if _rounds(operation, args[0]):
-            outputs.append(args[0])
-            shape = operation.compute_output_shape(args[0].shape)
-            inputs.append(keras.Input(batch_shape=shape, name=f"probe_{operation.name}"))
-            return inputs[-1]
-        if id(operation) not in twins:
-            twins[id(operation)] = _twin(operation, generator)
-        return twins[id(operation)](*args, **kwargs)
+            results = operation(*args, **kwargs)
+        else:
+            if id(operation) not in twins:
+                twins[id(operation)] = _twin(operation, generator)
+            results = twins[id(operation)](*args, **kwargs)
+        if widens or (not is_binary(operation) and any(id(tensor) in wide for tensor in tensors)):
+            wide.update(id(tensor) for tensor in keras.tree.flatten(results))
+        return results
 
     structure = keras.tree.pack_sequence_as(model.input, inputs[: len(original)])
     outputs += keras.tree.flatten(graph.replay(model, structure, call))
     # A cut operation at the very end leaves an output that is an input: nothing to compare.
-    outputs = [tensor for tensor in outputs if all(tensor is not other for other in inputs)]
+    known = {id(tensor) for tensor in inputs}
+    outputs = [tensor for tensor in outputs if id(tensor) not in known]
+    used = _sources(outputs)
+    inputs = [tensor for tensor in inputs if id(tensor) in used]
     return keras.Model(inputs, outputs, name=f"{model.name}_probe")
 
 
@@ -65,17 +118,58 @@ def dyadic_inputs(model: keras.Model, samples: int, seed: int = 0) -> dict[str, 
     }
 
 
-def _rounds(layer, inputs) -> bool:
-    """Whether a layer divides by what is no power of two, or computes no polynomial at all."""
-    count = 1
-    if isinstance(layer, layers.GlobalAveragePooling2D):
-        count = math.prod(inputs.shape[1:3])
-    elif isinstance(layer, layers.AveragePooling2D):
-        # At the border of "same" the count differs; inside it is the window's.
-        count = math.prod(layer.pool_size) if layer.padding == "valid" else 3
-    elif isinstance(layer, layers.Activation):
-        return layer.activation not in _EXACT_ACTIVATIONS
-    return count & (count - 1) != 0 or isinstance(layer, layers.Softmax)
+def _is_exact(operation, args, kwargs) -> bool:
+    """Whether an operation neither rounds nor is unknown: everything else is cut."""
+    if isinstance(operation, QuantizedLayer):
+        return True
+    if isinstance(operation, (layers.GlobalAveragePooling2D, layers.AveragePooling2D)):
+        if isinstance(operation, layers.GlobalAveragePooling2D):
+            count = math.prod(args[0].shape[1:3])
+        else:
+            # At the border of "same" the count differs; inside it is the window's.
+            count = math.prod(operation.pool_size) if operation.padding == "valid" else 3
+        return count & (count - 1) == 0
+    if isinstance(operation, layers.ReLU):
+        limits = (operation.negative_slope, operation.threshold, operation.max_value or 0.0)
+        return all(_is_coarse(limit) for limit in limits)
+    if isinstance(operation, layers.Activation):
+        return operation.activation in _EXACT_ACTIVATIONS
+    if isinstance(operation, keras.layers.Layer):
+        return type(operation) in _EXACT_LAYERS
+    constants = [
+        value
+        for value in keras.tree.flatten((args, kwargs))
+        if not isinstance(value, keras.KerasTensor)
+    ]
+    return type(operation).__name__ in _EXACT_OPERATIONS and all(map(_is_coarse, constants))
+
+
+def _is_coarse(value) -> bool:
+    """Whether a constant adds no bits: multiples of 1/4, and all that is no number."""
+    if isinstance(value, (int, float)):
+        return float(value * 4).is_integer()
+    return value is None or isinstance(value, (str, slice))
+
+
+def _widens(operation) -> bool:
+    """Whether a float convolution sums over a neighbourhood."""
+    return (
+        isinstance(operation, layers.Conv2D)
+        and not is_binary(operation)
+        and math.prod(operation.kernel_size) > 1
+    )
+
+
+def _sources(outputs) -> set[int]:
+    """What the outputs are computed from: ids of symbolic tensors."""
+    found: set[int] = set()
+    todo = list(outputs)
+    while todo:
+        tensor = todo.pop()
+        if id(tensor) not in found:
+            found.add(id(tensor))
+            todo += graph.producer(tensor)[1]
+    return found
 
 
 def _twin(layer, generator):
@@ -103,11 +197,15 @@ def _values(layer, variable, generator):
     if name == "gamma":
         return generator.choice([-1.0, -0.5, 0.5, 1.0], shape)
     if name == "kernel" and getattr(layer, "kernel_quantizer", None) is not None:
-        return generator.choice([-1.0, 1.0], shape) / 64
+        # One magnitude per filter, or a scale of the wrong filter would look right.
+        magnitudes = generator.choice([1 / 32, 1 / 64], shape[-1:])
+        return generator.choice([-1.0, 1.0], shape) * magnitudes
     if name == "kernel" and math.prod(shape[:-2]) == 1:
         return _one_hot(shape, generator)
     if name == "kernel":
         return generator.integers(-1, 2, shape) / 8
+    if name == "alpha":
+        return generator.integers(-1, 2, shape)
     return generator.integers(-4, 5, shape) / 4
 
 

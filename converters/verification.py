@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from bnnkeras.converters import probe
+from bnnkeras.converters import graph, probe
 from bnnkeras.converters.deployment import binary_calls, deploy
 from bnnkeras.converters.worker import get_worker
 
@@ -96,6 +96,12 @@ def verify(
         ValueError: If the file is damaged or an argument is wrong.
         ImportError: If the `deploy` extra is missing.
     """
+    model = graph.as_functional(model)
+    if not isinstance(flatbuffer, (bytes, str, os.PathLike)):
+        raise TypeError(
+            "`flatbuffer` must be the bytes of a .tflite file or a path. "
+            f"Received: {type(flatbuffer).__name__}"
+        )
     data = flatbuffer if isinstance(flatbuffer, bytes) else Path(flatbuffer).read_bytes()
     inputs = named_inputs(model, inputs)
     with tempfile.TemporaryDirectory(prefix="bnnkeras-") as folder:
@@ -144,9 +150,11 @@ def named_inputs(model: keras.Model, inputs) -> dict[str, np.ndarray]:
 
 
 def _run_probe(model, kernels, timeout_seconds):
-    twin = probe.dyadic_twin(model)
-    inputs = probe.dyadic_inputs(twin, samples=2)
-    expected = keras.tree.flatten(twin([inputs[tensor.name] for tensor in twin.inputs]))
+    # On the CPU: accelerators multiply with fewer bits than float32 has.
+    with keras.device("cpu"):
+        twin = probe.dyadic_twin(model)
+        inputs = probe.dyadic_inputs(twin, samples=2)
+        expected = keras.tree.flatten(twin([inputs[tensor.name] for tensor in twin.inputs]))
     arrays = {f"input/{name}": value for name, value in inputs.items()}
     for number, value in enumerate(expected):
         arrays[f"expected/{number}"] = keras.ops.convert_to_numpy(value)
