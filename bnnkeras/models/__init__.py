@@ -1,0 +1,18 @@
+"""Profiles of models: weights, memory, multiply-accumulates and what LCE will run on bits."""
+
+from bnnkeras.models.lce import LceSupport, lce_support
+from bnnkeras.models.macs import OperationProfile, compute_macs
+from bnnkeras.models.profile import LayerProfile, ModelProfile
+from bnnkeras.models.summary import summary
+from bnnkeras.models.weights import WeightProfile
+
+__all__ = [
+    "LayerProfile",
+    "LceSupport",
+    "ModelProfile",
+    "OperationProfile",
+    "WeightProfile",
+    "compute_macs",
+    "lce_support",
+    "summary",
+]
