@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from bnnkeras.quantizers.parts import Part
+from bnnkeras.quantizers.reductions import checked_axes, count, mean, resolve_axes, wide
 from bnnkeras.registration import register
 
 
@@ -13,10 +14,14 @@ class Threshold(Part):
     def __call__(self, x):
         raise NotImplementedError(f"{type(self).__name__} must define `__call__(x)`.")
 
+    def centre(self, x):
+        """What the sign is taken of: x - t(x), with the dtype of x."""
+        return x - ops.cast(self(x), x.dtype)
+
 
 @register
 class LearnedThreshold(Threshold):
-    """One trained threshold per channel (last axis).
+    """One trained threshold per channel (last axis). It is static.
 
     Args:
         initializer: A Keras initializer or its name. Defaults to `"zeros"`.
@@ -24,6 +29,8 @@ class LearnedThreshold(Threshold):
     Reference:
         Liu et al., ReActNet (ECCV 2020), section 4.2 (RSign).
     """
+
+    static = True
 
     def __init__(self, initializer="zeros"):
         self.initializer = keras.initializers.get(initializer)
@@ -36,5 +43,156 @@ class LearnedThreshold(Threshold):
     def __call__(self, x):
         return ops.cast(self.value, x.dtype)
 
+
+@register
+class MeanThreshold(Threshold):
+    """t = mean of x, through which the gradient flows: x - t is centred.
+
+    Args:
+        axes: What the mean is over: `"kernel"` (all axes but the last: one mean per output
+            channel), `"all"`, `"spatial"` (all but the first and last) or a tuple of integers.
+            Defaults to `"kernel"`.
+
+    Reference:
+        Rastegari et al., XNOR-Net (ECCV 2016), released code; Qin et al., BiPointNet (ICLR 2021),
+        released code (`"all"`).
+    """
+
+    def __init__(self, axes="kernel"):
+        self.axes = checked_axes(axes)
+
+    def __call__(self, x):
+        return mean(x, self.axes)
+
+
+@register
+class Standardization(Threshold):
+    """t = mean of x, and x - t is divided by the standard deviation; both pass the gradient.
+
+    h = (x - mean) / sqrt(sum (x - mean)^2 / (n - 1)). The sign of h is that of x - t; estimator and
+    scale see h. Where all n values are equal, h is 0 (the released code gives NaN).
+
+    Args:
+        axes: As for `MeanThreshold`. Defaults to `"kernel"`.
+
+    Reference:
+        Qin et al., IR-Net (CVPR 2020), section 3.2.
+    """
+
+    def __init__(self, axes="kernel"):
+        self.axes = checked_axes(axes)
+
+    def build(self, binarizer, input_shape) -> None:
+        number = count(input_shape, self.axes)
+        if number < 2:
+            raise ValueError(
+                "A standard deviation needs at least two values. "
+                f"Received: {number} over axes={self.axes!r} of shape {tuple(input_shape)}"
+            )
+
+    def __call__(self, x):
+        return mean(x, self.axes)
+
+    def centre(self, x):
+        values = wide(x)
+        centred = values - mean(values, self.axes)
+        number = count(x.shape, self.axes)
+        variance = mean(ops.square(centred), self.axes) * (number / (number - 1))
+        # Without the 1 the gradient of the root would be infinite, and NaN times 0.
+        deviation = ops.sqrt(ops.where(variance > 0, variance, ops.ones_like(variance)))
+        return ops.cast(centred / deviation, x.dtype)
+
+
+@register
+class AdaptiveThreshold(Threshold):
+    """t = k mean(x) + b per channel and sample, k and b trained; the mean takes no gradient.
+
+    Args:
+        axes: What the mean is over. Defaults to `"spatial"`: all axes but the first and the last.
+        initializer: Of k. Defaults to a normal distribution of deviation 1e-3. (b starts at 0.)
+
+    Reference:
+        Yin et al., BiDense (2024), released code (DAB).
+    """
+
+    def __init__(self, axes="spatial", initializer=None):
+        self.axes = checked_axes(axes)
+        self.initializer = keras.initializers.get(initializer or small_normal())
+
+    def build(self, binarizer, input_shape) -> None:
+        needs_reduction(self, input_shape)
+        shape = (input_shape[-1],)
+        self.k = binarizer.add_weight(name="k", shape=shape, initializer=self.initializer)
+        self.b = binarizer.add_weight(name="b", shape=shape, initializer="zeros")
+
+    def __call__(self, x):
+        average = ops.stop_gradient(mean(x, self.axes))
+        k, b = (ops.cast(variable, average.dtype) for variable in (self.k, self.b))
+        return k * average + b
+
+
+@register
+class ContextualThreshold(Threshold):
+    """t = W2 W1 g + b, g = mean of x over the spatial axes: a threshold from the global context.
+
+    W1 reduces the C channels to C / ratio, W2 maps them back; b is a trained threshold per channel.
+    All pass the gradient, g included. W2 starts at 0, so that t starts as a `LearnedThreshold`.
+
+    Args:
+        ratio: Positive integer, the reduction of the channels. Defaults to 4.
+        activation: Of W1 g: a Keras activation or its name, or `None`. Defaults to `None`.
+        initializer: Of b. Defaults to `"zeros"`.
+
+    Reference:
+        Xing et al., BCDNet (ECCV 2022), figure 4 and section 3.3.
+    """
+
+    def __init__(self, ratio: int = 4, activation=None, initializer="zeros"):
+        if type(ratio) is not int or ratio < 1:
+            raise ValueError(f"`ratio` must be a positive integer. Received: ratio={ratio!r}")
+        self.ratio = ratio
+        self.activation = keras.activations.get(activation)
+        self.initializer = keras.initializers.get(initializer)
+
+    def build(self, binarizer, input_shape) -> None:
+        needs_reduction(self, input_shape, "spatial")
+        channels = input_shape[-1]
+        reduced = max(1, channels // self.ratio)
+        # The uniform distribution of PyTorch's linear layers: limits +-1 / sqrt(channels).
+        uniform = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+        self.reduction = binarizer.add_weight(
+            name="context", shape=(channels, reduced), initializer=uniform
+        )
+        self.expansion = binarizer.add_weight(
+            name="context_threshold", shape=(reduced, channels), initializer="zeros"
+        )
+        self.value = binarizer.add_weight(
+            name="threshold", shape=(channels,), initializer=self.initializer
+        )
+
+    def context(self, x):
+        """W1 g: one vector of C / ratio values per sample, `(batch, 1, ..., 1, C / ratio)`."""
+        average = mean(x, "spatial")
+        return self.activation(ops.matmul(average, ops.cast(self.reduction, average.dtype)))
+
+    def __call__(self, x):
+        context = self.context(x)
+        dynamic = ops.matmul(context, ops.cast(self.expansion, context.dtype))
+        return dynamic + ops.cast(self.value, context.dtype)
+
     def get_config(self) -> dict:
-        return {"initializer": keras.initializers.serialize(self.initializer)}
+        return {**super().get_config(), "activation": keras.activations.serialize(self.activation)}
+
+
+def small_normal():
+    return keras.initializers.RandomNormal(stddev=1e-3)
+
+
+def needs_reduction(part, input_shape, axes=None) -> None:
+    """Raises a ValueError where there is nothing to average over."""
+    axes = axes or part.axes
+    if not resolve_axes(axes, len(input_shape)):
+        raise ValueError(
+            f"{type(part).__name__} averages over {axes!r} axes, of which this input has none. "
+            f"Received: input_shape={tuple(input_shape)}"
+        )

@@ -346,7 +346,9 @@ def test_functions_round_trip(function):
 @pytest.mark.parametrize("identifier", ["ste_sgn", "", "Dense"])
 def test_unknown_name_lists_the_known_ones(identifier):
     for function in (quantizers.get, quantizers.deserialize):
-        with pytest.raises(ValueError, match="approx_sign, magnitude_aware_sign, ste_sign") as info:
+        with pytest.raises(
+            ValueError, match="approx_sign, .*magnitude_aware_sign, .*ste_sign"
+        ) as info:
             function(identifier)
         assert f"Received: {identifier!r}" in str(info.value)
 
