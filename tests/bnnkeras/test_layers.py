@@ -612,18 +612,6 @@ def test_pad_values_need_padding():
     QuantConv2D(4, 3, pad_values=0.0)
 
 
-def test_same_padding_with_values_and_stride_needs_a_size(backend):
-    layer = QuantConv2D(4, 3, strides=2, padding="same", pad_values=1.0)
-    model = keras.Sequential([keras.Input((None, None, 3)), layer])
-    assert model(random((1, 5, 8, 3))).shape == (1, 3, 4, 4)  # Known when it runs.
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        unknown = tf.TensorSpec((None, None, None, 3))
-        with pytest.raises(ValueError, match="fixed input size. Received: size=None, strides=2"):
-            tf.function(model).get_concrete_function(unknown)
-
-
 @pytest.mark.parametrize("argument", ["input_quantizer", "kernel_quantizer"])
 @pytest.mark.parametrize("cls, arguments", [(QuantConv2D, (4, 3)), (QuantDense, (4,))])
 def test_unknown_quantizers(cls, arguments, argument):
@@ -633,14 +621,7 @@ def test_unknown_quantizers(cls, arguments, argument):
         cls(*arguments, **{argument: 3})
 
 
-def test_every_layer_is_registered():
-    from bnnkeras import layers
-
-    for name in layers.__all__:
-        cls = getattr(layers, name)
-        assert keras.saving.get_registered_name(cls) == f"bnnkeras>{name}"
-    tested = {type(layer).__name__ for layer in LAYERS}
-    assert tested == set(layers.__all__), "LAYERS above must hold every public layer"
+def test_every_quantizer_is_registered():
     names = itertools.chain(quantizers.serialization.NAMED.values(), [quantizers.Binarizer])
     for cls in names:
         assert keras.saving.get_registered_name(cls) == f"bnnkeras>{cls.__name__}"
