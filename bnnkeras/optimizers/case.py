@@ -171,13 +171,16 @@ class CaseOptimizer(keras.optimizers.Optimizer):
 
     @property
     def learning_rate(self):
-        if self.default is None:
-            raise AttributeError("A CaseOptimizer without default optimizer has no learning rate.")
-        return self.default.learning_rate
+        return self._default_optimizer().learning_rate
 
     @learning_rate.setter
     def learning_rate(self, learning_rate):
-        self.default.learning_rate = learning_rate
+        self._default_optimizer().learning_rate = learning_rate
+
+    def _default_optimizer(self) -> keras.optimizers.Optimizer:
+        if self.default is None:
+            raise AttributeError("A CaseOptimizer without default optimizer has no learning rate.")
+        return self.default
 
     def save_own_variables(self, store):
         # Keras saves the inner optimizers by itself, as attributes of this one.

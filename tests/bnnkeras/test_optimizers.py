@@ -221,7 +221,10 @@ def test_learning_rate_is_that_of_the_default():
     assert float(numpy(optimizer.learning_rate)) == 0.5
     optimizer.learning_rate = 0.25
     assert float(numpy(optimizer.default.learning_rate)) == 0.25
-    assert not hasattr(CaseOptimizer((is_kernel, Bop())), "learning_rate")
+    without = CaseOptimizer((is_kernel, Bop()))
+    assert not hasattr(without, "learning_rate")
+    with pytest.raises(AttributeError, match="without default optimizer has no learning rate"):
+        without.learning_rate = 0.5
 
 
 def test_moving_averages_are_finalized():
