@@ -8,12 +8,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from bnnkeras.cli import benchmark
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Binary neural networks: train with Keras, ship verified .tflite files.",
 )
+app.add_typer(benchmark.app, name="benchmark")
 
 
 @app.callback()
