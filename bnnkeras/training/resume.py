@@ -53,7 +53,7 @@ def fit_resumable(
     keeper = _StateKeeper(folder, {"epochs": epochs, **(settings or {})})
     state = keeper.load(model)
     if state["epoch"] < epochs:
-        # Keras tells data of more epochs than it trains (it peeks, to build); callbacks it does not.
+        # Keras tells data, but not callbacks, of more epochs than it trains: it peeks, to build.
         teller = keras.callbacks.LambdaCallback(
             on_epoch_begin=lambda epoch, logs: setattr(batches, "epoch", epoch)
         )
