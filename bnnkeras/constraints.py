@@ -29,7 +29,8 @@ class WeightClip(keras.constraints.Constraint):
     Example:
         >>> import keras
         >>> from bnnkeras.constraints import WeightClip
-        >>> keras.ops.convert_to_numpy(WeightClip(2.0)([-3.0, 0.5, 2.5])).tolist()
+        >>> weights = keras.Variable([-3.0, 0.5, 2.5])
+        >>> keras.ops.convert_to_numpy(WeightClip(2.0)(weights)).tolist()
         [-2.0, 0.5, 2.0]
 
     Reference:
