@@ -6,6 +6,7 @@ the model has before anything is allocated, and whatever is wrong is a `ValueErr
 
 import contextlib
 import os
+import pickle
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -53,6 +54,28 @@ def unreadable(path: Path) -> Iterator[None]:
             f"The checkpoint cannot be read: it is damaged or of another kind ({reason[:300]}). "
             f"Received: {str(path)!r}"
         ) from error
+
+
+def check_stored_archive(path: Path, checksums: bool = False) -> None:
+    """Refuses zip bombs: PyTorch and Keras store their members as they are, without compression.
+
+    Args:
+        path: A zip file.
+        checksums: Whether to read all members and compare their checksums as well.
+
+    Raises:
+        ValueError: If members are compressed, overlap, or are damaged.
+        zipfile.BadZipFile: If it is no zip file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("its members are compressed, as PyTorch and Keras never do")
+        if sum(member.file_size for member in members) > path.stat().st_size:
+            raise ValueError("its members claim more bytes than it has")
+        damaged = archive.testzip() if checksums else None
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged!r} differs")
 
 
 def _import(name: str, path: Path):
@@ -146,17 +169,20 @@ def _safetensors(path: Path) -> dict[str, StoredArray]:
 
 def _torch(path: Path) -> Mapping[str, Any]:
     torch = _import("torch", path)
-    is_zip = zipfile.is_zipfile(path)
     with unreadable(path):
+        with path.open("rb") as file:
+            # As PyTorch tells its formats apart; the older one cannot be mapped.
+            is_zip = file.read(4) == b"PK\x03\x04"
         if is_zip:
-            _check_torch_archive(path)
+            # PyTorch skips the checksums.
+            check_stored_archive(path, checksums=True)
         try:
             with warnings.catch_warnings():
                 # On damaged files, about pickle protocols.
                 warnings.simplefilter("ignore")
                 # Mapped, a tensor is a view of the file and cannot be larger than it.
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-        except _pickle_error() as error:
+        except pickle.UnpicklingError as error:
             raise ValueError(
                 "it holds Python objects other than tensors, numbers and containers, which may run "
                 "code and are never loaded; where the file is trusted, "
@@ -169,22 +195,3 @@ def _torch(path: Path) -> Mapping[str, Any]:
             f"{type(content).__name__}"
         )
     return content
-
-
-def _pickle_error():
-    import pickle
-
-    return pickle.UnpicklingError
-
-
-def _check_torch_archive(path: Path) -> None:
-    """PyTorch stores without compression; anything else is a bomb. It skips checksums, too."""
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise ValueError("compressed members, which PyTorch does not write")
-        if sum(member.file_size for member in members) > path.stat().st_size:
-            raise ValueError("members larger than the file")
-        damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"the checksum of {damaged!r} differs")

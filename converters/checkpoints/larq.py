@@ -1,5 +1,6 @@
 """Weight files of Larq and Larq Zoo: legacy Keras HDF5, by the order of the layers."""
 
+import functools
 import itertools
 import json
 import os
@@ -77,7 +78,9 @@ def load_larq(model: keras.Model, path: str | os.PathLike) -> LoadReport:
     values = []
     unusable = []
     for variable, weight, name, array in zip(variables, stored, names, data, strict=True):
-        entry = arrays.StoredArray(array.shape, weight["dtype"], lambda array=array: array)
+        entry = arrays.StoredArray(
+            array.shape, weight["dtype"], functools.partial(np.asarray, array)
+        )
         try:
             dtype = keras.backend.standardize_dtype(variable.dtype)
             values.append(arrays.cast(arrays.checked(entry), dtype))

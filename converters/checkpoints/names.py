@@ -150,7 +150,7 @@ class NameMap:
             The entries in the order of the variables, and the variables that no rule reaches.
         """
         entries = []
-        reached = set()
+        reached: set[str] = set()
         for path in shapes:
             if path not in reached:
                 entry = self._entry(path, shapes)

@@ -128,7 +128,7 @@ def official_state(
     state = {}
     for entry in found[0][1]:
         values = [keras.ops.convert_to_numpy(variables[path]) for path in entry.paths]
-        array = np.ascontiguousarray(entry.layout.to_official(*values))
+        array = np.array(entry.layout.to_official(*values), order="C")
         state.update({name: array for name in (entry.name, *entry.copies)})
     return state
 

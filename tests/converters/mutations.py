@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 _WORDS = (b"\xff" * 8, b"\x00" * 8, b"\xff\xff\xff\x7f\x00\x00\x00\x00", b"\x00\x00\x01\x00" * 2)
-_SECONDS = 5
+_SECONDS = 2
 
 
 def mutate(data: bytes, seed: int) -> bytes:
@@ -46,6 +46,8 @@ def main() -> None:
     file, first, count = Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     data, damaged = file.read_bytes(), file.with_suffix(".damaged")
     for seed in range(first, count):
+        # A new file each time: to truncate one costs a flush.
+        damaged.unlink(missing_ok=True)
         damaged.write_bytes(mutate(data, seed))
         signal.alarm(_SECONDS)
         header, _ = reader.answer(str(damaged), 10_000)
