@@ -1,9 +1,12 @@
 """Callbacks for `model.fit`."""
 
 import inspect
+import math
 
 import keras
 from keras import ops
+
+from bnnkeras import quantizers
 
 
 class HyperparameterScheduler(keras.callbacks.Callback):
@@ -120,6 +123,83 @@ class HyperparameterScheduler(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
             logs[self.log_name] = self._value
+
+
+class EDESchedule(keras.callbacks.Callback):
+    """Sets k and t of the model's error decay estimators (EDE) at the begin of each epoch.
+
+    t(e) = t_min (t_max / t_min)^((e + first_epoch) / epochs),  k(e) = max(1 / t(e), 1)
+
+    e counts from 0, so t_max is not reached. The epoch alone decides: a resumed training (with
+    `initial_epoch`) goes on where it stopped. The values are added to the logs as `ede_k`, `ede_t`.
+
+    Args:
+        t_min: Positive float. Defaults to 1e-3, as in LCR-BNN and IR-Net's ResNet-20; IR-Net's
+            VGG-Small has 1e-1.
+        t_max: Positive float. Defaults to 10.
+        epochs: Positive integer, or `None` (default) for the epochs of `fit`.
+        first_epoch: Integer, what the epoch is counted from. Defaults to 0; BiPointNet has 1.
+
+    Raises:
+        ValueError: If an argument is out of its range; when training starts, if no quantizer of
+            the model has an `ErrorDecay` estimator.
+
+    Example:
+        >>> from bnnkeras.callbacks import EDESchedule
+        >>> k, t = EDESchedule(t_min=0.1, t_max=10, epochs=4).values(3)
+        >>> round(k, 4), round(t, 4)
+        (1, 3.1623)
+
+    Reference:
+        Qin et al., IR-Net (CVPR 2020), section 3.3.
+    """
+
+    def __init__(
+        self,
+        t_min: float = 1e-3,
+        t_max: float = 10.0,
+        epochs: int | None = None,
+        first_epoch: int = 0,
+    ):
+        super().__init__()
+        for name, value in (("t_min", t_min), ("t_max", t_max)):
+            if not value > 0:
+                raise ValueError(f"`{name}` must be a positive number. Received: {name}={value}")
+        if epochs is not None and not epochs > 0:
+            raise ValueError(f"`epochs` must be a positive integer or None. Received: {epochs=}")
+        self.t_min = t_min
+        self.t_max = t_max
+        self.epochs = epochs
+        self.first_epoch = first_epoch
+        self._estimators: list[quantizers.ErrorDecay] = []
+
+    def values(self, epoch: int) -> tuple[float, float]:
+        """k and t of an epoch, counted from 0."""
+        epochs = self.epochs or self.params["epochs"]
+        low, high = math.log10(self.t_min), math.log10(self.t_max)
+        t = 10 ** (low + (high - low) * (epoch + self.first_epoch) / epochs)
+        return max(1 / t, 1), t
+
+    def on_train_begin(self, logs=None):
+        self._estimators = [
+            layer.estimator
+            for layer in self.model._flatten_layers()
+            if isinstance(layer, quantizers.Binarizer)
+            and isinstance(layer.estimator, quantizers.ErrorDecay)
+        ]
+        if not self._estimators:
+            raise ValueError(
+                "EDESchedule needs a model with quantizers that have an ErrorDecay estimator, such "
+                f'as "ede_sign" or "libra_kernel". Received: model {self.model.name!r} without any'
+            )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        for estimator in self._estimators:
+            estimator.assign(*self.values(epoch))
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs["ede_k"], logs["ede_t"] = self.values(epoch)
 
 
 def _takes_two_arguments(schedule) -> bool:

@@ -71,6 +71,8 @@ class Quantizer(keras.layers.Layer):
         return super().variables + ([] if metric is None else metric.layer_variables)
 
     def __call__(self, inputs, *args, **kwargs):
+        if isinstance(inputs, (list, tuple, float, int)):
+            inputs = ops.convert_to_tensor(inputs, keras.config.floatx())
         outputs = super().__call__(inputs, *args, **kwargs)
         if self.flip_ratio is not None and not isinstance(outputs, keras.KerasTensor):
             if not self.flip_ratio.built:

@@ -103,7 +103,7 @@ class SwishDerivative(Estimator):
         >>> from bnnkeras.quantizers import SwishDerivative
         >>> x = keras.ops.convert_to_tensor([0.0, 1e4])
         >>> keras.ops.convert_to_numpy(SwishDerivative(5.0).derivative(x)).tolist()
-        [5.0, 0.0]
+        [5.0, -0.0]
 
     Reference:
         Darabi et al., BNN+ (2018), section 3.2.
@@ -116,7 +116,7 @@ class SwishDerivative(Estimator):
 
     def derivative(self, x):
         # cosh overflows where exp(-z) only vanishes; the bound keeps 0 * inf out.
-        magnitude = ops.minimum(ops.abs(wide(x)), 80 / self.beta)
+        magnitude = ops.minimum(ops.abs(wide(x)), 800 / self.beta)
         z = self.beta * magnitude
         decay = ops.exp(-z)
         tangent = (1 - decay) / (1 + decay)  # tanh(z / 2)
@@ -129,7 +129,7 @@ class ErrorDecay(Estimator):
     """The error decay estimator (EDE): k t (1 - tanh(t x)^2), the derivative of k tanh(t x).
 
     t grows over the epochs, from a derivative that is nearly 1 everywhere to a narrow peak, and
-    k = max(1 / t, 1). `bnnkeras.training.EDESchedule` sets both in `fit`. They are state, not
+    k = max(1 / t, 1). `bnnkeras.callbacks.EDESchedule` sets both in `fit`. They are state, not
     weights: `get_weights`, parameter counts and older checkpoints do not know them.
 
     Args:

@@ -155,7 +155,7 @@ class MagnitudeAwareSign(Binarizer):
 class EDESign(Binarizer):
     """q(x) = 1 if x >= 0 else -1, with dq/dx := k t (1 - tanh(t x)^2), the error decay estimator.
 
-    k and t are state that `bnnkeras.training.EDESchedule` sets at each epoch.
+    k and t are state that `bnnkeras.callbacks.EDESchedule` sets at each epoch.
 
     Args:
         k: Positive float. Defaults to 10, the released code's value without a schedule.
