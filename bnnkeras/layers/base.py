@@ -141,10 +141,13 @@ class QuantizedLayer(keras.layers.Layer):
 
     def finish(self, outputs):
         """activation(outputs + b), as every layer here ends."""
-        if self.bias is not None:
-            first = getattr(self, "data_format", "channels_last") == "channels_first"
-            shape = (-1, *[1] * self.rank) if first else (-1,)
-            outputs = ops.add(outputs, ops.reshape(self.bias, shape))
+        if self.bias is None:
+            pass
+        elif getattr(self, "data_format", "channels_last") == "channels_last":
+            outputs = ops.add(outputs, self.bias)
+        else:
+            # Not `ops.add`: on TensorFlow it adds along the width where that equals the channels.
+            outputs = outputs + ops.reshape(self.bias, (-1, *[1] * self.rank))
         return outputs if self.activation is None else self.activation(outputs)
 
     def _kernel_quantizer(self, name):

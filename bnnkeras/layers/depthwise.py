@@ -104,7 +104,7 @@ class QuantDepthwiseConv2D(QuantizedDepthwiseConvolution, keras.layers.Depthwise
 
     Args:
         kernel_size: Integer or pair, height and width of the kernels.
-        strides: Integer or pair. Defaults to 1. TensorFlow runs equal strides only.
+        strides: Integer or pair. Defaults to 1.
         padding: `"valid"` (default), `"same"` or `"symmetric"` ((k - 1) // 2 on both sides,
             PyTorch's alignment).
         pad_values: Float, what the *quantized* input is padded with. Defaults to 0.

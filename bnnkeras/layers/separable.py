@@ -141,8 +141,7 @@ class QuantSeparableConv2D(QuantizedSeparableConvolution, keras.layers.Separable
     Args:
         filters: Integer, the number of output channels.
         kernel_size: Integer or pair, height and width of the depthwise kernels.
-        strides: Integer or pair, of the depthwise convolution. Defaults to 1. TensorFlow runs equal
-            strides only.
+        strides: Integer or pair, of the depthwise convolution. Defaults to 1.
         padding: `"valid"` (default), `"same"` or `"symmetric"` ((k - 1) // 2 on both sides,
             PyTorch's alignment).
         pad_values: Float, what the *quantized* input is padded with. Defaults to 0.
