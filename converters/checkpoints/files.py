@@ -7,6 +7,7 @@ the model has before anything is allocated, and whatever is wrong is a `ValueErr
 import contextlib
 import os
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -49,7 +50,8 @@ def unreadable(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        reason = f"{kind}{error}".strip().splitlines()[0]
         raise ValueError(
             f"The checkpoint cannot be read: it is damaged or of another kind ({reason[:300]}). "
             f"Received: {str(path)!r}"
@@ -183,15 +185,22 @@ def _torch(path: Path) -> Mapping[str, Any]:
                 # Mapped, a tensor is a view of the file and cannot be larger than it.
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
         except pickle.UnpicklingError as error:
-            raise ValueError(
-                "it holds Python objects other than tensors, numbers and containers, which may run "
-                "code and are never loaded; where the file is trusted, "
-                "torch.save(torch.load(path, weights_only=False)['state_dict'], new_path) makes "
-                f"one without: {str(error).strip().splitlines()[0]}"
-            ) from error
+            raise ValueError(_pickle_reason(str(error))) from error
     if not isinstance(content, Mapping):
         raise ValueError(
             f"The checkpoint must hold a dict of tensors. Received: {str(path)!r} with "
             f"{type(content).__name__}"
         )
     return content
+
+
+def _pickle_reason(message: str) -> str:
+    """PyTorch's advice of many lines, which ends in disabling its protection, in one."""
+    match = re.search(r"(?:GLOBAL|type) ([\w.]+\.[\w.]+)", message)
+    if match is None:
+        return "its pickle is damaged or holds more than tensors, numbers and containers"
+    return (
+        f"it holds {match.group(1)}, which may run code and is never loaded; if you trust the "
+        "file, save its state dict alone: "
+        "torch.save(torch.load(old, weights_only=False)['state_dict'], new)"
+    )

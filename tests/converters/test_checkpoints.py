@@ -378,7 +378,7 @@ def test_rules_read_in_both_directions():
         with pytest.raises(KeyError, match=name):
             NAMES.variables_of(name)
     with pytest.raises(ValueError, match=r"same placeholders. Received: 'a\{i\}' and 'b\{j\}'"):
-        Rule("a{i}", "b{j}/kernel".removesuffix("/kernel"))
+        Rule("a{i}", "b{j}")
 
 
 class _Scale(Layout):
@@ -539,9 +539,9 @@ def test_code_is_not_run(tmp_path):
     for old in (False, True):
         path = tmp_path / f"code{old}.pth"
         torch.save(harmful, path, _use_new_zipfile_serialization=not old)
-        assert_refused(path, "Python objects other than tensors")
+        assert_refused(path, ".mkdir, which may run code and is never loaded")
     (tmp_path / "bare.pth").write_bytes(pickle.dumps(_Harm(marker)))
-    assert_refused(tmp_path / "bare.pth", "Python objects other than tensors")
+    assert_refused(tmp_path / "bare.pth", "its pickle is damaged or holds more than tensors")
     np.savez(tmp_path / "code.npz", **{**small_state(), "fc.bias": np.array([_Harm(marker)] * 3)})
     assert_refused(tmp_path / "code.npz", "no array of real numbers but of object")
     assert not marker.exists()
@@ -688,5 +688,4 @@ def test_damaged_files(suffix, tmp_path):
         except ValueError as error:
             assert str(damaged) in str(error)
         assert [value.tobytes() for value in model.get_weights()] == before
-    print("loaded", loaded)
     assert loaded < 1800

@@ -252,7 +252,6 @@ def test_damaged_files(tmp_path):
             assert result.returncode < 0, result.stderr
             stopped += 1
             first += 1
-    print("stopped", stopped, "read", answers.count("read"))
     assert len(answers) + stopped == count
     assert stopped < 20
     assert 200 < answers.count("read") < 1800
