@@ -96,6 +96,17 @@ class QuantizedLayer(keras.layers.Layer):
         super().save_own_variables(saved)
         saved.write(store)
 
+    def load_own_variables(self, store):
+        if self.built and self.weights and not store.keys():
+            # Keras looks for a layer under the name of its class.
+            raise ValueError(
+                f"The file holds no weights of a {type(self).__name__} for the layer "
+                f"{self.name!r}. Weights that plain Keras layers saved are loaded by "
+                "bnnkeras.models.load_plain_weights(model, path), those of quantized layers by "
+                "model.load_weights(path)."
+            )
+        super().load_own_variables(store)
+
     @classmethod
     def from_config(cls, config):
         with starved_weights_known():
@@ -141,22 +152,28 @@ class QuantizedLayer(keras.layers.Layer):
 
     def finish(self, outputs):
         """activation(outputs + b), as every layer here ends."""
-        if self.bias is None:
-            pass
-        elif getattr(self, "data_format", "channels_last") == "channels_last":
-            outputs = ops.add(outputs, self.bias)
-        else:
-            # Not `ops.add`: on TensorFlow it adds along the width where that equals the channels.
-            outputs = outputs + ops.reshape(self.bias, (-1, *[1] * self.rank))
+        outputs = self._biased(outputs)
         return outputs if self.activation is None else self.activation(outputs)
+
+    def _biased(self, outputs):
+        if self.bias is None:
+            return outputs
+        if getattr(self, "data_format", "channels_last") == "channels_last":
+            return ops.add(outputs, self.bias)
+        # Not `ops.add`: on TensorFlow it adds along the width where that equals the channels.
+        return outputs + ops.reshape(self.bias, (-1, *[1] * self.rank))
 
     def _kernel_quantizer(self, name):
         argument = self.kernel_quantizers.get(name)
         return None if argument is None else getattr(self, argument)
 
+    @property
+    def quantizer_names(self) -> list[str]:
+        """The arguments, and attributes, with quantizers."""
+        return ["input_quantizer", *self.kernel_quantizers.values()]
+
     def get_config(self) -> dict:
-        names = ["input_quantizer", *self.kernel_quantizers.values()]
-        return {
-            **super().get_config(),
-            **{name: quantizers.serialize(getattr(self, name)) for name in names},
+        serialized = {
+            name: quantizers.serialize(getattr(self, name)) for name in self.quantizer_names
         }
+        return {**super().get_config(), **serialized}

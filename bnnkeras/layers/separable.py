@@ -75,11 +75,9 @@ class QuantizedSeparableConvolution(PaddedLayer):
             (self.intermediate_quantizer, tuple(outputs)),
         ]
 
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "intermediate_quantizer": quantizers.serialize(self.intermediate_quantizer),
-        }
+    @property
+    def quantizer_names(self) -> list[str]:
+        return [*super().quantizer_names, "intermediate_quantizer"]
 
 
 @register

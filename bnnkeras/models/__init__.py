@@ -2,6 +2,7 @@
 
 from bnnkeras.models.lce import LceSupport, lce_support
 from bnnkeras.models.macs import OperationProfile, compute_macs
+from bnnkeras.models.plain_weights import load_plain_weights
 from bnnkeras.models.profile import LayerProfile, ModelProfile
 from bnnkeras.models.summary import summary
 from bnnkeras.models.weights import WeightProfile
@@ -14,5 +15,6 @@ __all__ = [
     "WeightProfile",
     "compute_macs",
     "lce_support",
+    "load_plain_weights",
     "summary",
 ]

@@ -292,9 +292,7 @@ def test_channels_first_shapes():
 
 
 @pytest.mark.parametrize("padding, pad_values", [("symmetric", 1.0), ("same", 1.0), ("same", 0)])
-def test_channels_first_values(padding, pad_values, backend):
-    if backend == "tensorflow":
-        pytest.skip("TensorFlow has no channels-first convolution on the CPU")
+def test_channels_first_values(padding, pad_values):
     arguments = {"strides": 2, "padding": padding, "pad_values": pad_values}
     arguments |= {"input_quantizer": "ste_sign", "kernel_quantizer": "ste_sign"}
     first = QuantConv2D(4, 3, data_format="channels_first", **arguments)
