@@ -44,6 +44,16 @@ class MeanMagnitude(Scale):
         x: For `"kernel"`, a kernel with its output channels last: `(height, width, in, out)` or
             `(in, out)`. A tensor of rank 1 has nothing to average over: s = |x|, as in Larq.
 
+    Raises:
+        ValueError: If `axes` is no such thing.
+
+    Example:
+        >>> import keras
+        >>> from bnnkeras import quantizers
+        >>> quantizer = quantizers.Binarizer(scale=quantizers.MeanMagnitude())
+        >>> keras.ops.convert_to_numpy(quantizer([[1.0], [-3.0]])).tolist()
+        [[2.0], [-2.0]]
+
     Reference:
         Rastegari et al., XNOR-Net (ECCV 2016), section 3.1; Liu et al., Bi-Real Net (ECCV 2018),
         section 3.3.
@@ -65,6 +75,16 @@ class PowerOfTwoMagnitude(Scale):
 
     Args:
         axes: As for `MeanMagnitude`. Defaults to `"kernel"`.
+
+    Raises:
+        ValueError: If `axes` is no such thing.
+
+    Example:
+        >>> import keras
+        >>> from bnnkeras import quantizers
+        >>> quantizer = quantizers.Binarizer(scale=quantizers.PowerOfTwoMagnitude())
+        >>> keras.ops.convert_to_numpy(quantizer([[1.25], [-3.0]])).tolist()
+        [[2.0], [-2.0]]
 
     Reference:
         Qin et al., IR-Net (CVPR 2020), section 3.2.
@@ -94,6 +114,17 @@ class ExponentialMagnitude(Scale):
             follow a binary convolution instead of preceding it. Defaults to `False`.
         offset: Float. Defaults to 1. (0 in the released code's 1-D form.)
         initializer: Of a. Defaults to a normal distribution of deviation 1e-3.
+
+    Raises:
+        ValueError: If `axes` is no such thing; when built, if the input has no such axes.
+
+    Example:
+        >>> import keras
+        >>> from bnnkeras import quantizers
+        >>> scale = quantizers.ExponentialMagnitude(initializer="zeros")
+        >>> quantizer = quantizers.Binarizer(scale=scale)
+        >>> keras.ops.convert_to_numpy(quantizer([[[1.0], [-2.0]]])).tolist()
+        [[[1.0], [-1.0]]]
 
     Reference:
         Yin et al., BiDense (2024), released code (DAB).
@@ -130,6 +161,13 @@ class LearnedMagnitude(Scale):
 
     Call arguments:
         x: A kernel with its output channels last.
+
+    Example:
+        >>> import keras
+        >>> from bnnkeras import quantizers
+        >>> quantizer = quantizers.Binarizer(scale=quantizers.LearnedMagnitude())
+        >>> keras.ops.convert_to_numpy(quantizer([[1.0], [-3.0]])).tolist()
+        [[2.0], [-2.0]]
 
     Reference:
         He et al., BiViT (ICCV 2023), released code, as used by BiDense.
@@ -169,6 +207,13 @@ class LayerwiseScale(Scale):
     over the first training batch: the standard deviation that binarizing takes from the outputs is
     given back. Where there is no such ratio (constant products, no layer, or no training call yet)
     it is std(V) / std(sign(V)).
+
+    Example:
+        >>> import keras
+        >>> from bnnkeras import quantizers
+        >>> quantizer = quantizers.Binarizer(scale=quantizers.LayerwiseScale())
+        >>> keras.ops.convert_to_numpy(quantizer([[2.0], [-4.0]])).tolist()
+        [[3.0], [-3.0]]
 
     Reference:
         Qin et al., BiPointNet (ICLR 2021), section 3.3.

@@ -26,6 +26,13 @@ class LearnedThreshold(Threshold):
     Args:
         initializer: A Keras initializer or its name. Defaults to `"zeros"`.
 
+    Example:
+        >>> import keras
+        >>> from bnnkeras import quantizers
+        >>> quantizer = quantizers.Binarizer(quantizers.LearnedThreshold("ones"))
+        >>> keras.ops.convert_to_numpy(quantizer([[0.5, 1.5]])).tolist()
+        [[-1.0, 1.0]]
+
     Reference:
         Liu et al., ReActNet (ECCV 2020), section 4.2 (RSign).
     """
@@ -53,6 +60,16 @@ class MeanThreshold(Threshold):
             channel), `"all"`, `"spatial"` (all but the first and last) or a tuple of integers.
             Defaults to `"kernel"`.
 
+    Raises:
+        ValueError: If `axes` is no such thing.
+
+    Example:
+        >>> import keras
+        >>> from bnnkeras import quantizers
+        >>> quantizer = quantizers.Binarizer(quantizers.MeanThreshold())
+        >>> keras.ops.convert_to_numpy(quantizer([[1.0], [2.0], [6.0]])).tolist()
+        [[-1.0], [-1.0], [1.0]]
+
     Reference:
         Rastegari et al., XNOR-Net (ECCV 2016), released code; Qin et al., BiPointNet (ICLR 2021),
         released code (`"all"`).
@@ -74,6 +91,16 @@ class Standardization(Threshold):
 
     Args:
         axes: As for `MeanThreshold`. Defaults to `"kernel"`.
+
+    Raises:
+        ValueError: If `axes` is no such thing; when built, if there is one value to a mean.
+
+    Example:
+        >>> import keras
+        >>> from bnnkeras import quantizers
+        >>> quantizer = quantizers.Binarizer(quantizers.Standardization())
+        >>> keras.ops.convert_to_numpy(quantizer([[1.0], [2.0], [6.0]])).tolist()
+        [[-1.0], [-1.0], [1.0]]
 
     Reference:
         Qin et al., IR-Net (CVPR 2020), section 3.2.
@@ -111,6 +138,16 @@ class AdaptiveThreshold(Threshold):
         axes: What the mean is over. Defaults to `"spatial"`: all axes but the first and the last.
         initializer: Of k. Defaults to a normal distribution of deviation 1e-3. (b starts at 0.)
 
+    Raises:
+        ValueError: If `axes` is no such thing; when built, if the input has no such axes.
+
+    Example:
+        >>> import keras
+        >>> from bnnkeras import quantizers
+        >>> quantizer = quantizers.Binarizer(quantizers.AdaptiveThreshold(initializer="ones"))
+        >>> keras.ops.convert_to_numpy(quantizer([[[1.0], [2.0], [6.0]]])).tolist()
+        [[[-1.0], [-1.0], [1.0]]]
+
     Reference:
         Yin et al., BiDense (2024), released code (DAB).
     """
@@ -142,6 +179,16 @@ class ContextualThreshold(Threshold):
         ratio: Positive integer, the reduction of the channels. Defaults to 4.
         activation: Of W1 g: a Keras activation or its name, or `None`. Defaults to `None`.
         initializer: Of b. Defaults to `"zeros"`.
+
+    Raises:
+        ValueError: If `ratio` is not a positive integer; when built, without spatial axes.
+
+    Example:
+        >>> import keras
+        >>> from bnnkeras import quantizers
+        >>> quantizer = quantizers.Binarizer(quantizers.ContextualThreshold())
+        >>> keras.ops.convert_to_numpy(quantizer([[[1.0], [-2.0], [6.0]]])).tolist()
+        [[[1.0], [-1.0], [1.0]]]
 
     Reference:
         Xing et al., BCDNet (ECCV 2022), figure 4 and section 3.3.
