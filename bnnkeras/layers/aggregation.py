@@ -78,7 +78,7 @@ class EntropyMaximizingAggregation(keras.layers.Layer):
         >>> from bnnkeras.layers import EntropyMaximizingAggregation
         >>> layer = EntropyMaximizingAggregation()
         >>> y = layer(np.array([[[0.5, -3.0], [2.5, -2.0]]], "float32"))
-        >>> keras.ops.convert_to_numpy(y).round(3).tolist()
+        >>> keras.ops.convert_to_numpy(y).astype(float).round(3).tolist()
         [[1.955, -2.545]]
 
     Reference:
