@@ -80,7 +80,7 @@ class QuantizedLayer(keras.layers.Layer):
     def quantizer_shapes(self, input_shape) -> list[tuple]:
         """The quantizers, or `None` in their place, with the shapes of what they quantize."""
         return [
-            (self.input_quantizer, input_shape),
+            (self.input_quantizer, self.channels_last(input_shape)),
             *(
                 (getattr(self, argument), tuple(getattr(self, kernel).shape))
                 for kernel, argument in self.kernel_quantizers.items()
@@ -115,8 +115,23 @@ class QuantizedLayer(keras.layers.Layer):
     def quantized_input(self, inputs):
         """q_in(x) in the compute dtype, or x without an input quantizer."""
         # Keras casts the inputs of a layer, but not those of its `stateless_call`.
-        inputs = ops.cast(inputs, self.compute_dtype)
-        return inputs if self.input_quantizer is None else self.input_quantizer(inputs)
+        return self.quantized(self.input_quantizer, ops.cast(inputs, self.compute_dtype))
+
+    def quantized(self, quantizer, x):
+        """quantizer(x) for activations of this layer; quantizers take them channels last."""
+        if quantizer is None:
+            return x
+        if not self._channels_first:
+            return quantizer(x)
+        return ops.moveaxis(quantizer(ops.moveaxis(x, 1, -1)), -1, 1)
+
+    def channels_last(self, shape) -> tuple:
+        """The shape of activations of this layer as quantizers see it."""
+        return (shape[0], *shape[2:], shape[1]) if self._channels_first else tuple(shape)
+
+    @property
+    def _channels_first(self) -> bool:
+        return getattr(self, "data_format", None) == "channels_first"
 
     def quantized_kernel(self, name: str = "kernel", products=None):
         """q_kernel(W) in the compute dtype, or W without a kernel quantizer.
@@ -158,7 +173,7 @@ class QuantizedLayer(keras.layers.Layer):
     def _biased(self, outputs):
         if self.bias is None:
             return outputs
-        if getattr(self, "data_format", "channels_last") == "channels_last":
+        if not self._channels_first:
             return ops.add(outputs, self.bias)
         # Not `ops.add`: on TensorFlow it adds along the width where that equals the channels.
         return outputs + ops.reshape(self.bias, (-1, *[1] * self.rank))

@@ -62,17 +62,15 @@ class QuantizedSeparableConvolution(PaddedLayer):
             data_format=self.data_format,
             dilation_rate=self.dilation_rate,
         )
-        if self.intermediate_quantizer is not None:
-            x = self.intermediate_quantizer(x)
+        x = self.quantized(self.intermediate_quantizer, x)
         return ops.conv(x, self.quantized_kernel("pointwise_kernel"), data_format=self.data_format)
 
     def quantizer_shapes(self, input_shape):
-        outputs = list(self.compute_output_shape(input_shape))
-        axis = -1 if self.data_format == "channels_last" else 1
-        outputs[axis] = self.depth_multiplier * input_shape[axis]
+        *sizes, _ = self.channels_last(self.compute_output_shape(input_shape))
+        channels = self.depth_multiplier * self.channels_last(input_shape)[-1]
         return [
             *super().quantizer_shapes(input_shape),
-            (self.intermediate_quantizer, tuple(outputs)),
+            (self.intermediate_quantizer, (*sizes, channels)),
         ]
 
     @property

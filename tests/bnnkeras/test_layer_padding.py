@@ -86,25 +86,58 @@ def test_pads_the_quantized_input(name, window, padding, value):
         assert first.compute_output_shape(moved.shape) == np.moveaxis(output, -1, 1).shape
 
 
+def per_channel_sign():
+    return quantizers.Binarizer(quantizers.LearnedThreshold())
+
+
 @pytest.mark.parametrize("padding, value", [("same", 1.0), ("same", 0.0), ("symmetric", 1.0)])
 @pytest.mark.parametrize("name", PADDED)
 def test_channels_first(name, padding, value):
+    """The same numbers, moved; also of quantizers with one threshold per channel."""
     leading, rank = PADDED[name]
-    options = {"padding": padding, "pad_values": value, "input_quantizer": "ste_sign"}
-    last = getattr(layers, f"Quant{name}")(
-        *leading, 3, strides=2, data_format="channels_last", **options
-    )
-    first = getattr(layers, f"Quant{name}")(
-        *leading, 3, strides=2, data_format="channels_first", **options
-    )
+
+    def make(data_format, shape):
+        options = {"input_quantizer": per_channel_sign()}
+        if "Separable" in name:
+            options["intermediate_quantizer"] = per_channel_sign()
+        layer = getattr(layers, f"Quant{name}")(
+            *leading,
+            3,
+            strides=2,
+            padding=padding,
+            pad_values=value,
+            data_format=data_format,
+            **options,
+        )
+        layer.build(shape)
+        # Dyadic, so that sums are exact.
+        weights = [np.round(4 * random(w.shape, seed)) / 4 for seed, w in enumerate(layer.weights)]
+        layer.set_weights(weights)
+        return layer
+
     x = random((2, *SIZES[rank], 3))
     moved = np.moveaxis(x, -1, 1)
-    last.build(x.shape)
-    first.build(moved.shape)
-    weights = [np.round(4 * random(w.shape, seed)) / 4 for seed, w in enumerate(last.weights)]
-    last.set_weights(weights)
-    first.set_weights(weights)
+    first, last = make("channels_first", moved.shape), make("channels_last", x.shape)
     np.testing.assert_array_equal(np.moveaxis(numpy(first(moved)), 1, -1), numpy(last(x)))
+
+
+@pytest.mark.parametrize("name", ["Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"])
+def test_channels_first_transposed(name):
+    rank = int(name[4])
+    options = {"strides": 2, "padding": "same", "bias_initializer": "normal"}
+    x = random((2, *SIZES[rank], 3))
+    moved = np.moveaxis(x, -1, 1)
+    first, last = (
+        getattr(layers, f"Quant{name}")(
+            4, 3, data_format=data_format, input_quantizer=per_channel_sign(), **options
+        )
+        for data_format in ("channels_first", "channels_last")
+    )
+    first.build(moved.shape)
+    last.build(x.shape)
+    first.set_weights([numpy(variable) for variable in last.weights])
+    actual = np.moveaxis(numpy(first(moved)), 1, -1)
+    np.testing.assert_allclose(actual, numpy(last(x)), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("strides", [2, 3])
