@@ -4,6 +4,7 @@ from bnnkeras.models.lce import LceSupport, lce_support
 from bnnkeras.models.macs import OperationProfile, compute_macs
 from bnnkeras.models.plain_weights import load_plain_weights
 from bnnkeras.models.profile import LayerProfile, ModelProfile
+from bnnkeras.models.quantization import quantize
 from bnnkeras.models.summary import summary
 from bnnkeras.models.weights import WeightProfile
 
@@ -16,5 +17,6 @@ __all__ = [
     "compute_macs",
     "lce_support",
     "load_plain_weights",
+    "quantize",
     "summary",
 ]

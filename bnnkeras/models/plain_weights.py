@@ -46,12 +46,12 @@ def load_plain_weights(model: keras.Model, path) -> None:
             load_plain_weights(model, archive.extract("model.weights.h5", folder))
         return
     quantized = [layer for layer in model._flatten_layers() if isinstance(layer, QuantizedLayer)]
-    skipped = [quantizer for layer in quantized for quantizer in _quantizers(layer)]
+    skipped = [quantizer for layer in quantized for quantizer in layer_quantizers(layer)]
     with _plain_class_names(quantized):
         model.load_weights(path, objects_to_skip=skipped)
 
 
-def _quantizers(layer: QuantizedLayer) -> list[keras.layers.Layer]:
+def layer_quantizers(layer: QuantizedLayer) -> list[keras.layers.Layer]:
     """The quantizers of a layer that may own variables."""
     found = [getattr(layer, name) for name in layer.quantizer_names]
     if isinstance(layer.activation, Quantizer):
