@@ -29,6 +29,7 @@ class Quantizer(keras.layers.Layer):
 
     Attributes:
         precision: Bits per value; 32 unless a subclass says otherwise.
+        uses_products: Whether a layer should pass its `Products` when it quantizes its kernel.
         flip_ratio: The `FlipRatio` of the output, or `None`.
     """
 
@@ -198,8 +199,12 @@ class Binarizer(Quantizer):
         self.estimator = _part("estimator", estimator, Estimator) or ClippedIdentity()
         self.scale_gradient = scale_gradient
         self.sign_of_zero = sign_of_zero
+        self.uses_products = self.scale is not None and self.scale.uses_products
 
     def build(self, input_shape):
+        for part in (self.threshold, self.scale, self.estimator):
+            if part is not None:
+                part.claim(self)
         if self.scale is not None:
             self.scale.build(self, input_shape)
             if self.trainable_variables and not self.scale_gradient:
@@ -211,11 +216,6 @@ class Binarizer(Quantizer):
         for part in (self.threshold, self.estimator):
             if part is not None:
                 part.build(self, input_shape)
-
-    @property
-    def uses_products(self) -> bool:
-        """Whether a layer should pass its `Products` when it quantizes its kernel."""
-        return self.scale is not None and self.scale.uses_products
 
     def centre(self, inputs):
         """x - t(x), or what the threshold makes of x: the value whose sign counts."""

@@ -156,7 +156,7 @@ class ErrorDecay(Estimator):
                 raise ValueError(f"`{name}` must be a positive number. Received: {name}={value}")
         self.k = k
         self.t = t
-        self._variables = None
+        self._variables: tuple = ()
 
     def build(self, binarizer, input_shape) -> None:
         self._variables = binarizer.add_state("k", self.k), binarizer.add_state("t", self.t)
@@ -171,7 +171,7 @@ class ErrorDecay(Estimator):
 
     def at_present(self) -> Callable:
         variables = self._variables
-        k, t = (self.k, self.t) if variables is None else map(tensor, variables)
+        k, t = map(tensor, variables) if variables else (self.k, self.t)
 
         def derivative(x):
             height, steepness = (ops.convert_to_tensor(value, x.dtype) for value in (k * t, t))

@@ -32,6 +32,20 @@ class Part:
     """
 
     static = False
+    _owner = None
+
+    def claim(self, binarizer) -> None:
+        """Notes whose part this is.
+
+        Raises:
+            ValueError: If it has variables and belongs to another binarizer.
+        """
+        if self._owner not in (None, binarizer) and type(self).build is not Part.build:
+            raise ValueError(
+                f"A {type(self).__name__} has variables and belongs to one quantizer; give each "
+                f"its own. Received: one of {self._owner.name!r} for {binarizer.name!r}"
+            )
+        self._owner = binarizer
 
     def build(self, binarizer, input_shape) -> None:
         """Creates the variables of this part for inputs of shape `input_shape`."""

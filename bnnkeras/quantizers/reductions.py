@@ -23,8 +23,10 @@ def checked_axes(axes: str | Sequence[int]) -> str | tuple[int, ...]:
     if isinstance(axes, str):
         if axes in _NAMED_AXES:
             return axes
-    elif isinstance(axes, Sequence) and all(type(axis) is int for axis in axes) and axes:
-        return tuple(axes)
+    elif isinstance(axes, Sequence) and axes:
+        integers = tuple(axis for axis in axes if type(axis) is int)
+        if len(integers) == len(axes):
+            return integers
     names = ", ".join(f'"{name}"' for name in _NAMED_AXES)
     raise ValueError(f"`axes` must be {names} or a tuple of integers. Received: axes={axes!r}")
 
@@ -42,8 +44,9 @@ def count(shape: Sequence[int | None], axes: str | tuple[int, ...]) -> int:
     Raises:
         ValueError: If a size is unknown.
     """
-    sizes = [shape[axis] for axis in resolve_axes(axes, len(shape))]
-    if None in sizes:
+    axes_of_shape = resolve_axes(axes, len(shape))
+    sizes = [size for size in (shape[axis] for axis in axes_of_shape) if size is not None]
+    if len(sizes) < len(axes_of_shape):
         raise ValueError(f"The reduced axes {axes!r} need known sizes. Received: shape={shape}")
     return math.prod(sizes)
 

@@ -30,7 +30,7 @@ NAMED: dict[str, type[Quantizer]] = {
     "xnor_kernel": published.XNORKernel,
 }
 # Also the names without an id, which configurations of Larq hold.
-_CLASS_NAMES = {
+_CLASS_NAMES: dict[str, type[Quantizer]] = {
     **{cls.__name__: cls for cls in NAMED.values()},
     "DoReFaQuantizer": multibit.DoReFa,
     "NoOp": levels.NoOp,
@@ -111,7 +111,7 @@ def deserialize(config, custom_objects: dict | None = None):
         return cls()
     if isinstance(config, dict) and "module" not in config:
         # A configuration of Larq names the class without a package.
-        cls = _CLASS_NAMES.get(config.get("class_name"))
+        cls = _CLASS_NAMES.get(config.get("class_name", ""))
         if cls is not None:
             return cls.from_config(config.get("config", {}))
     return keras.saving.deserialize_keras_object(config, custom_objects=custom_objects)

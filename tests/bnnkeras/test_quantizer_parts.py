@@ -215,6 +215,17 @@ def test_a_deviation_needs_two_values():
         quantizers.LibraKernel().build((None, 8))
 
 
+def test_parts_with_variables_are_not_shared():
+    for part in (quantizers.ErrorDecay(), quantizers.Triangle()):
+        first, second = (quantizers.Binarizer(estimator=part, name=name) for name in "ab")
+        first.build((4,))
+        if isinstance(part, quantizers.Triangle):
+            second.build((4,))
+        else:
+            with pytest.raises(ValueError, match="belongs to one quantizer.*one of 'a' for 'b'"):
+                second.build((4,))
+
+
 def test_user_quantizers_need_no_configuration_code():
     @keras.saving.register_keras_serializable("test_quantizer_parts")
     class Halves(quantizers.Quantizer):
