@@ -26,7 +26,7 @@ def _start() -> None:
 
 @app.command()
 def demo(
-    epochs: Annotated[int, typer.Option(help="Epochs of training.", min=1)] = 30,
+    epochs: Annotated[int, typer.Option(help="Epochs of training.", min=1)] = 20,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("build/demo"),
 ) -> None:

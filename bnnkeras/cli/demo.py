@@ -99,8 +99,6 @@ def _train(x_train, y_train, epochs, seed, output):
         keras.optimizers.Adam(schedule),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
-        # XLA makes convolutions on the CPU slower, and the JAX backend needs it.
-        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
     )
     settings = {"seed": seed, "keras_backend": keras.backend.backend()}
     history = fit_resumable(model, batches, epochs, output / "training_state", settings)
