@@ -122,7 +122,7 @@ def _match(units: list[BinaryUnit], file) -> tuple[list[_Match], list[str]]:
         candidates = [
             _Match(operator, unit, epilogue)
             for unit in left
-            for epilogue in unit.epilogues
+            for epilogue in reversed(unit.epilogues)
             if _same_bits(unit, epilogue, operator.binary)
         ]
         if not candidates:
@@ -130,7 +130,8 @@ def _match(units: list[BinaryUnit], file) -> tuple[list[_Match], list[str]]:
                 f"operator {operator.index} is an LceBconv2d whose kernel is no layer's"
             )
             continue
-        # Small kernels may have the same bits: the fewest other differences decide, then the order.
+        # Small kernels may have the same bits: the fewest other differences decide, then the order
+        # of the layers and the longest epilogue.
         faults = [[*_mismatches(candidate, file)] for candidate in candidates]
         best = min(range(len(candidates)), key=lambda number: len(faults[number]))
         match = candidates[best]

@@ -12,7 +12,8 @@ import numpy as np
 from keras import layers
 
 from bnnkeras.converters import graph
-from bnnkeras.converters.lowering import is_binary
+from bnnkeras.converters.deployment import deploy
+from bnnkeras.converters.lowering import Builder, is_binary
 from bnnkeras.layers import MaxPooling2D
 from bnnkeras.layers.base import QuantizedLayer
 
@@ -60,6 +61,7 @@ def dyadic_twin(model: keras.Model, seed: int = 0) -> keras.Model:
     model = graph.as_functional(model)
     generator = np.random.default_rng(seed)
     twins: dict[int, keras.layers.Layer] = {}
+    copies = Builder()
     original = keras.tree.flatten(model.input)
     inputs = [
         keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
@@ -90,7 +92,7 @@ def dyadic_twin(model: keras.Model, seed: int = 0) -> keras.Model:
             outputs.append(tensors[0])
             args = (cut(tensors[0]), *args[1:])
         if not isinstance(operation, keras.layers.Layer):
-            results = operation(*args, **kwargs)
+            results = copies.copy_operation(operation)(*args, **kwargs)
         else:
             if id(operation) not in twins:
                 twins[id(operation)] = _twin(operation, generator)
@@ -107,6 +109,33 @@ def dyadic_twin(model: keras.Model, seed: int = 0) -> keras.Model:
     used = _sources(outputs)
     inputs = [tensor for tensor in inputs if id(tensor) in used]
     return keras.Model(inputs, outputs, name=f"{model.name}_probe")
+
+
+def differences(twin: keras.Model, inputs: dict[str, np.ndarray]) -> list[str]:
+    """A sentence naming the first layer of a twin whose deploy form is not exactly the same.
+
+    Every layer is an output here: behind a sign most differences are hidden.
+    """
+    tapped = _with_all_outputs(twin)
+    values = [inputs[tensor.name] for tensor in tapped.inputs]
+    wanted, found = tapped(values), deploy(tapped)(values)
+    for name in tapped.output:
+        one, other = (keras.ops.convert_to_numpy(outputs[name]) for outputs in (wanted, found))
+        if one.shape != other.shape or not (one == other).all():
+            # The differences behind it follow from this one.
+            return [f"probe: deploy and training form differ from {name.rpartition('_')[0]} on"]
+    return []
+
+
+def _with_all_outputs(twin):
+    known = {id(tensor) for tensor in twin.inputs}
+    outputs = {}
+    for operation in twin.operations:
+        for node in operation._inbound_nodes:
+            for tensor in node.outputs:
+                if id(tensor) not in known:
+                    outputs[f"{operation.name}_{len(outputs)}"] = tensor
+    return keras.Model(twin.inputs, outputs, name=twin.name)
 
 
 def dyadic_inputs(model: keras.Model, samples: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -206,6 +235,8 @@ def _values(layer, variable, generator):
         return generator.integers(-1, 2, shape) / 8
     if name == "alpha":
         return generator.integers(-1, 2, shape)
+    if name == "scale":
+        return generator.choice([0.25, 0.5, 1.0], shape)
     return generator.integers(-4, 5, shape) / 4
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from bnnkeras.converters import graph, probe
+from bnnkeras.converters import graph, layerwise, probe
 from bnnkeras.converters.deployment import binary_calls, deploy
-from bnnkeras.converters.worker import get_worker
+from bnnkeras.converters.worker import WorkerCrash, get_worker
 
 KERNELS = ("default", "reference", "indirect")
 
@@ -71,22 +71,23 @@ def verify(
 ) -> Verification:
     """Checks that a `.tflite` file is the deploy form of a model, on every kernel of LCE.
 
-    1. Structure: each binary layer is one LceBconv2d with the same bits, multiplier, bias, stride,
+    1. Lowering: each layer's deploy form computes what the layer computes, with its real weights.
+    2. Structure: each binary layer is one LceBconv2d with the same bits, multiplier, bias, stride,
        dilation and padding; nothing binary runs in float.
-    2. Local check: each layer, evaluated on the file's own intermediate values, is within the bound
+    3. Local check: each layer, evaluated on the file's own intermediate values, is within the bound
        that float32 allows.
-    3. Dyadic probe: the architecture with weights that never round differs by exactly 0 from the
-       training form. It converts the architecture anew: the bits of this file are step 1's.
-    4. Agreement end to end, reported and not judged: an activation of 1e-7 that changes its sign is
+    4. Dyadic probe: the architecture with weights that never round differs by exactly 0 from the
+       training form. It converts the architecture anew: the bits of this file are step 2's.
+    5. Agreement end to end, reported and not judged: an activation of 1e-7 that changes its sign is
        no error, but moves the outputs of a binary network visibly.
 
     Args:
         model: The training form: a functional or Sequential Keras model.
         flatbuffer: The bytes of the file, or its path.
-        inputs: Real inputs for steps 2 and 4: an array, or a dict by input name. `None` takes four
+        inputs: Real inputs for steps 3 and 5: an array, or a dict by input name. `None` takes four
             samples of Gaussian noise.
         kernels: Kernels of LCE to run.
-        run_probe: Whether to run step 3.
+        run_probe: Whether to run step 4.
         timeout_seconds: Bound for each request to the deploy worker.
 
     Returns:
@@ -109,13 +110,24 @@ def verify(
         deploy(model).save(path)
         arrays = {f"input/{name}": value for name, value in inputs.items()}
         arrays["flatbuffer"] = np.frombuffer(data, np.uint8)
-        found, _ = get_worker().request(
-            "verify",
-            arrays,
-            model_path=path,
-            kernels=list(kernels),
-            timeout_seconds=timeout_seconds,
-        )
+
+        def request(kernels):
+            found, _ = get_worker().request(
+                "verify",
+                arrays,
+                model_path=path,
+                kernels=list(kernels),
+                timeout_seconds=timeout_seconds,
+            )
+            return found
+
+        try:
+            found = request(kernels)
+        except WorkerCrash as crash:
+            # LCE checks nothing and dies of what does not fit; the structure tells why.
+            found = request(())
+            found["structure_problems"].append(str(crash).splitlines()[0])
+    found["structure_problems"] += layerwise.differences(model)
     probed = _run_probe(model, kernels, timeout_seconds) if run_probe else None
     return _judge(model, found, probed)
 
@@ -155,6 +167,7 @@ def _run_probe(model, kernels, timeout_seconds):
         twin = probe.dyadic_twin(model)
         inputs = probe.dyadic_inputs(twin, samples=2)
         expected = keras.tree.flatten(twin([inputs[tensor.name] for tensor in twin.inputs]))
+        problems = probe.differences(twin, inputs)
     arrays = {f"input/{name}": value for name, value in inputs.items()}
     for number, value in enumerate(expected):
         arrays[f"expected/{number}"] = keras.ops.convert_to_numpy(value)
@@ -169,6 +182,7 @@ def _run_probe(model, kernels, timeout_seconds):
             batch_size=1,
             timeout_seconds=timeout_seconds,
         )
+    result["layer_problems"] = problems
     return result
 
 
@@ -183,6 +197,7 @@ def _judge(model, found, probed) -> Verification:
     for kernel, result in found["kernels"].items():
         problems += [f"{kernel} kernel: {text}" for text in result.pop("local_problems")]
     if probed is not None:
+        problems += probed["layer_problems"]
         if probed["rounding"] != 0:
             problems.append(f"the probe is void: it rounds ({probed['rounding']:.3g})")
         if probed["deploy_difference"] != 0:

@@ -64,6 +64,11 @@ class Builder:
             self._copies[id(layer)] = twin
         return self._copies[id(layer)]
 
+    def copy_operation(self, operation):
+        """An operation of keras.ops anew: a call of the original would grow the user's graph."""
+        config = {**operation.get_config(), "name": self.name(operation.name)}
+        return type(operation).from_config(config)
+
     def sign(self, x, name):
         return Sign(name=self.name(f"{name}_sign"), dtype=self.dtype)(x)
 

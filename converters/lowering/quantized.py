@@ -172,14 +172,16 @@ def _kernel_parts(builder, layer):
             layer, f"its kernel quantizer {type(quantizer).__name__} is not a Binarizer"
         )
     kernel = keras.ops.cast(layer.kernel, layer.variable_dtype)
-    centred = keras.ops.convert_to_numpy(quantizer.centre(kernel))
+    centred, scale = quantizer.components(kernel)
+    centred = keras.ops.convert_to_numpy(centred)
     zeros = int(np.count_nonzero(centred == 0)) if quantizer.sign_of_zero == 0 else 0
     if zeros:
         builder.note(layer, f"{zeros} kernel entries are exactly 0 and became +1")
     filters = centred.shape[-1]
-    scale = np.ones(filters)
-    if quantizer.scale is not None:
-        scale = keras.ops.convert_to_numpy(quantizer.scale(kernel)).astype("float64")
+    if scale is None:
+        scale = np.ones(filters)
+    else:
+        scale = keras.ops.convert_to_numpy(scale).astype("float64")
         if scale.size != 1 and scale.shape != (1,) * (centred.ndim - 1) + (filters,):
             raise UnsupportedLayerError(
                 layer, f"its kernel scale of shape {scale.shape} is not one per output channel"

@@ -49,7 +49,7 @@ def lower(builder, operation, *args, **kwargs):
             "bnnkeras.converters.lowering.lowering_rule",
         )
     # A keras.ops operation: it has no weights and no dtype, so it is its own deploy form.
-    return operation(*args, **kwargs)
+    return builder.copy_operation(operation)(*args, **kwargs)
 
 
 def _check_activation(layer):

@@ -1,0 +1,70 @@
+"""Each layer's deploy form against the layer itself, with its real weights.
+
+The dyadic probe compares whole networks, but with weights and activations of its own; here every
+weight and every activation of the user's model counts, one layer at a time, so that no sign near
+zero can hide an error or fake one.
+"""
+
+import keras
+import numpy as np
+
+from bnnkeras.converters import graph
+from bnnkeras.converters.lowering import Builder, lower
+
+# Both compute in float32, and the training form folds the scale into the kernel: where a few
+# thousand equal weights are summed, their roundings add up to some 1e-5.
+_TOLERANCE = 1e-4
+
+
+def differences(model: keras.Model) -> list[str]:
+    """A sentence for each layer whose deploy form computes something else.
+
+    Args:
+        model: A functional or Sequential model. It is only read: what runs are copies in float32
+            on the CPU, because half floats and accelerators have too few bits to compare.
+    """
+    found: list[str] = []
+    seen: set[tuple] = set()
+
+    def call(operation, *args, **kwargs):
+        if isinstance(operation, keras.layers.Layer):
+            shapes = [getattr(value, "shape", None) for value in keras.tree.flatten((args, kwargs))]
+            key = (id(operation), str(shapes))
+            if key not in seen:
+                seen.add(key)
+                found.extend(_difference(operation, args, kwargs))
+        return operation.compute_output_spec(*args, **kwargs)
+
+    model = graph.as_functional(model)
+    with keras.device("cpu"):
+        graph.replay(model, model.input, call)
+    return found
+
+
+def _difference(layer, args, kwargs):
+    generator = np.random.default_rng(0)
+    inputs, values = [], []
+
+    def sample(value):
+        if not isinstance(value, keras.KerasTensor):
+            return value
+        inputs.append(keras.Input(batch_shape=(1, *value.shape[1:]), dtype="float32"))
+        values.append(generator.normal(size=inputs[-1].shape).astype("float32"))
+        return inputs[-1]
+
+    args, kwargs = keras.tree.map_structure(sample, (args, kwargs))
+    builder = Builder()
+    lowered = lower(builder, layer, *args, **kwargs)
+    # What differs on purpose is in the report.
+    if layer.name in builder.notes or any(lowered is tensor for tensor in inputs):
+        return
+    wanted = keras.Model(inputs, Builder().copy(layer)(*args, **kwargs))(values)
+    found = keras.Model(inputs, lowered)(values)
+    for one, other in zip(keras.tree.flatten(wanted), keras.tree.flatten(found), strict=True):
+        one, other = keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other)
+        if one.shape != other.shape:
+            yield f"{layer.name}: its deploy form has outputs of shape {other.shape}"
+            continue
+        error = np.abs(one - other).max() / max(np.abs(one).max(), 1e-30)
+        if not error <= _TOLERANCE:
+            yield f"{layer.name}: its deploy form differs by {error:.3g} of the largest value"
