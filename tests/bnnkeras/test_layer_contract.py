@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from bnnkeras import layers, quantizers
+from bnnkeras import context, layers, quantizers
 
 
 class Row(NamedTuple):
@@ -264,6 +264,41 @@ def test_stateless_call(name):
         other = [value * 0 - 2 for value in trainable]
         output, _ = layer.stateless_call(other, fixed, ops.convert_to_tensor(x))
         assert not np.array_equal(numpy(output), expected)
+
+
+QUANTIZED = [name for name, row in ROWS.items() if hasattr(row.make(), "kernel_quantizers")]
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_latent_kernels(name):
+    """Kernels carry their precision; `quantized_scope` gives out what the layer computes with."""
+    layer = built(ROWS[name])
+    for kernel, argument in layer.kernel_quantizers.items():
+        variable, quantizer = getattr(layer, kernel), getattr(layer, argument)
+        latent = numpy(variable)
+        with context.quantized_scope(True):
+            np.testing.assert_array_equal(variable.numpy(), numpy(layer.quantized_kernel(kernel)))
+            assert np.array_equal(variable.numpy(), latent) == (quantizer is None)
+        np.testing.assert_array_equal(variable.numpy(), latent)
+        assert getattr(variable, "precision", 32) == getattr(quantizer, "precision", 32)
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_warning_of_starved_weights(name, caplog):
+    """One for each binary kernel without a constraint."""
+    layer = ROWS[name].make()
+    assert not caplog.messages
+    arguments = layer.kernel_quantizers.values()
+    binary = [argument for argument in arguments if getattr(layer, argument) is not None]
+    bare = {argument.replace("quantizer", "constraint"): None for argument in binary}
+    type(layer)(**{**own_arguments(layer), **bare})
+    missing = [message.split("`")[1] for message in caplog.messages]
+    assert missing == list(bare)
+
+
+def own_arguments(layer) -> dict:
+    """The configuration as the constructor takes it, without revived objects."""
+    return {key: value for key, value in layer.get_config().items() if key != "name"}
 
 
 @every_row
