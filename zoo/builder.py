@@ -43,7 +43,7 @@ def image_input(input_shape, input_tensor, default_shape):
 
 def _are_sizes(shape):
     known = [size for axis, size in enumerate(shape) if size is not None or axis == 2]
-    return all(isinstance(size, numbers.Integral) and size > 0 for size in known)
+    return all(isinstance(size, numbers.Integral) and int(size) > 0 for size in known)
 
 
 def classification_head(
