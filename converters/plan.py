@@ -99,7 +99,8 @@ def output_names(deployed: keras.Model) -> list[str]:
 
 
 def _epilogues(output, filters, consumers):
-    epilogue = Epilogue("none", np.ones(filters), np.zeros(filters), np.zeros(filters), output)
+    zeros = np.zeros(filters)
+    epilogue: Epilogue | None = Epilogue("none", np.ones(filters), zeros, zeros, output)
     while epilogue is not None:
         yield epilogue
         following = consumers.get(id(epilogue.output), [])

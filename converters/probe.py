@@ -129,7 +129,7 @@ def differences(twin: keras.Model, inputs: dict[str, np.ndarray]) -> list[str]:
 
 def _with_all_outputs(twin):
     known = {id(tensor) for tensor in twin.inputs}
-    outputs = {}
+    outputs: dict[str, keras.KerasTensor] = {}
     for operation in twin.operations:
         for node in operation._inbound_nodes:
             for tensor in node.outputs:
