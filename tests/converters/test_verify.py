@@ -12,7 +12,9 @@ from keras import layers
 
 from bnnkeras import converters
 from bnnkeras.converters import flatbuffer, layerwise, probe
+from bnnkeras.converters import verification as verification_module
 from bnnkeras.converters.lowering import builder, geometry, quantized, registry
+from bnnkeras.converters.worker import WorkerCrash, get_worker
 from bnnkeras.layers import QuantConv2D, QuantDense
 from bnnkeras.quantizers import Binarizer, LearnedThreshold
 
@@ -203,6 +205,15 @@ def _dilate(file):
     file.set_option(file.convolution(_has_kernel(5)), "dilation_height_factor", 2)
 
 
+def _lose_a_channel(file):
+    file.set_option(file.convolution(_is_same), "channels_in", 7)
+
+
+def _give_a_multiplier_four_axes(file):
+    tensor = file.graph.tensors[file.convolution(_is_same).inputs[2]]
+    tensor.shape = np.array([1, 1, 1, *tensor.shape], np.int32)
+
+
 def _clip(file):
     relu = flatbuffer._schema().ActivationFunctionType.RELU
     file.set_option(
@@ -272,6 +283,8 @@ def _rename_an_output(file):
         (_pad_nothing, "padding is valid in the file, same in the model"),
         (_stride_one, r"strides is \(2, 1\) in the file"),
         (_dilate, r"dilation_rate is \(2, 1\) in the file"),
+        (_lose_a_channel, "kernel is no layer's"),
+        (_give_a_multiplier_four_axes, "indirect kernel: LCE refuses the file"),
         (_clip, "activation is relu in the file, none in the model"),
         (_do_not_clip, "input of first: relative error"),
         (_shrink_the_packed_pool, "input of after_pool: relative error"),
@@ -290,6 +303,19 @@ def test_an_edited_file_is_found(model, healthy, mutate, finding) -> None:
     verification = converters.verify(model, file.bytes(), **FAST)
     assert not verification.passed
     assert any(re.search(finding, text) for text in verification.problems), verification.problems
+
+
+def test_a_file_that_crashes_lce_is_found(model, healthy, monkeypatch) -> None:
+    class Worker:
+        def request(self, command, *args, kernels, **parameters):
+            if kernels:
+                raise WorkerCrash('The deploy worker was killed by SIGSEGV during "verify"\nmore')
+            return get_worker().request(command, *args, kernels=kernels, **parameters)
+
+    monkeypatch.setattr(verification_module, "get_worker", Worker)
+    verification = converters.verify(model, healthy.flatbuffer, **FAST)
+    assert verification.problems == ('The deploy worker was killed by SIGSEGV during "verify"',)
+    assert not verification.passed and verification.kernels == {}
 
 
 def test_editing_without_a_change_stays_healthy(model, healthy) -> None:
