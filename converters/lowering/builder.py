@@ -47,7 +47,9 @@ class Builder:
         layer.set_weights([np.asarray(weight) for weight in weights])
         return outputs
 
-    def copy(self, layer: keras.layers.Layer, kind: type[keras.layers.Layer] | None = None) -> keras.layers.Layer:
+    def copy(
+        self, layer: keras.layers.Layer, kind: type[keras.layers.Layer] | None = None
+    ) -> keras.layers.Layer:
         """The same layer in the deploy dtype, with its weights; one copy for a shared layer.
 
         Args:
