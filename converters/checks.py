@@ -17,7 +17,7 @@ from bnnkeras.converters import (
     flatbuffer,
     layers,  # noqa: F401  (registers the deploy layers for loading)
 )
-from bnnkeras.converters.plan import BinaryUnit, Epilogue, binary_units, output_names
+from bnnkeras.converters.plan import BinaryUnit, Epilogue, binary_units, float_signs, output_names
 from bnnkeras.converters.worker import running
 from bnnkeras.converters.worker.registry import command
 from bnnkeras.converters.worker.requirements import import_or_explain
@@ -42,7 +42,7 @@ def verify(arrays, *, model_path: str, kernels: list[str]):
     file = flatbuffer.read(data)
     units = binary_units(deployed)
     matches, problems = _match(units, file)
-    problems += _structure(file)
+    problems += _structure(file, deployed)
     foreign = [*_foreign_interface(file, deployed)]
     result: dict[str, Any] = {
         "binary_layers_converted": [match.unit.name for match in matches],
@@ -138,6 +138,15 @@ def _match(units: list[BinaryUnit], file) -> tuple[list[_Match], list[str]]:
         left = [unit for unit in left if unit is not match.unit]
         matches.append(match)
         problems += [f"{match.unit.name}: {text}" for text in faults[best]]
+    # The converter computes a convolution once where layers have the same bits and the same input.
+    for unit in left:
+        sharing = (_Match(match.operator, unit, unit.epilogues[0]) for match in [*matches])
+        matches += [
+            match
+            for match in sharing
+            if _same_bits(unit, match.epilogue, match.operator.binary)
+            and not [*_mismatches(match, file)]
+        ][:1]
     return matches, problems
 
 
@@ -217,9 +226,11 @@ def _wrong_decisions(unit, epilogue, binary):
     return (certain & (negative != (values < 0))).any(axis=0)
 
 
-def _structure(file):
-    if any(item.kind == "LceDequantize" for item in file.operators):
-        yield "an LceDequantize feeds signs to a float operation"
+def _structure(file, deployed):
+    found = sum(item.kind == "LceDequantize" for item in file.operators)
+    wanted = len(float_signs(deployed))
+    if found > wanted:
+        yield f"{found} LceDequantize feed signs to float operations, {wanted} in the model"
 
 
 def _foreign_interface(file, deployed):

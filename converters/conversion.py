@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from bnnkeras.converters.deployment import deploy_with_notes
+from bnnkeras.converters.deployment import deploy, deployment_of
 from bnnkeras.converters.errors import ConversionError
 from bnnkeras.converters.verification import KERNELS, Verification
 from bnnkeras.converters.verification import verify as verify_file
@@ -45,6 +45,7 @@ def convert(
     verify: bool = True,
     inputs=None,
     batch_size: int = 1,
+    exact_zeros: bool = False,
     timeout_seconds: float = 600.0,
 ) -> Conversion:
     """Converts a model to a `.tflite` file for Larq Compute Engine, and proves it right.
@@ -63,6 +64,8 @@ def convert(
             structural part.
         inputs: Real inputs for `verify`; `None` for noise.
         batch_size: Batch size of the file. Defaults to 1.
+        exact_zeros: Whether a layer built with `sign_of_zero=0` becomes two binary convolutions,
+            so that inputs of exactly 0 count as 0. By default they count as +1.
         timeout_seconds: Bound for each request to the child process.
 
     Returns:
@@ -83,8 +86,8 @@ def convert(
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size!r}")
     model = _load(model_or_path)
-    deployed, notes = deploy_with_notes(model)
-    flatbuffer = _in_worker("convert", deployed, batch_size, timeout_seconds)
+    deployment = deployment_of(model, exact_zeros=exact_zeros)
+    flatbuffer = _in_worker("convert", deployment.model, batch_size, timeout_seconds)
     # Without `verify` the structure is still read: a layer left in float must not go unnoticed.
     verification = verify_file(
         model,
@@ -92,6 +95,7 @@ def convert(
         inputs,
         kernels=KERNELS if verify else (),
         run_probe=verify,
+        exact_zeros=exact_zeros,
         timeout_seconds=timeout_seconds,
     )
     if strict and not verification.passed:
@@ -103,7 +107,7 @@ def convert(
         with replacing(output) as temporary:
             temporary.write_bytes(flatbuffer)
     path = None if output is None else Path(output)
-    return Conversion(flatbuffer, path, verification, notes)
+    return Conversion(flatbuffer, path, verification, deployment.notes)
 
 
 def convert_float(model: keras.Model, batch_size: int = 1, timeout_seconds: float = 600.0) -> bytes:
@@ -117,8 +121,7 @@ def convert_float(model: keras.Model, batch_size: int = 1, timeout_seconds: floa
     Returns:
         The bytes of a file that stock TensorFlow Lite runs; its binary kernels are float32.
     """
-    deployed, _ = deploy_with_notes(model)
-    return _in_worker("convert_float", deployed, batch_size, timeout_seconds)
+    return _in_worker("convert_float", deploy(model), batch_size, timeout_seconds)
 
 
 def _in_worker(command, deployed, batch_size, timeout_seconds) -> bytes:

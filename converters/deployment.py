@@ -1,14 +1,40 @@
 """The deploy form: the same function, out of layers that Larq Compute Engine runs right."""
 
+import dataclasses
 import functools
 
 import keras
 
 from bnnkeras.converters import graph
-from bnnkeras.converters.lowering import Builder, is_binary, lower
+from bnnkeras.converters.lowering import Builder, Call, lower
 
 
-def deploy(model: keras.Model, dtype: str = "float32") -> keras.Model:
+@dataclasses.dataclass(frozen=True)
+class Deployment:
+    """A deploy form, and how the training form's layers came to be in it.
+
+    Attributes:
+        model: The deploy form.
+        calls: What became of each call of a layer.
+        notes: What differs from the training form on purpose, by layer.
+    """
+
+    model: keras.Model
+    calls: list[Call]
+    notes: dict[str, str]
+
+    @property
+    def binary_calls(self) -> list[Call]:
+        """The calls of layers that the user built as binary."""
+        return [call for call in self.calls if call.binary]
+
+    @property
+    def float_reasons(self) -> dict[str, str]:
+        """Layers of 1-bit inputs and kernel that run in float, and why."""
+        return {call.layer: call.float_reason for call in self.calls if call.float_reason}
+
+
+def deploy(model: keras.Model, dtype: str = "float32", *, exact_zeros: bool = False) -> keras.Model:
     """Rebuilds a trained model as its deploy form.
 
     The result computes the same function (outside training) out of a few plain layers: every sign
@@ -19,6 +45,8 @@ def deploy(model: keras.Model, dtype: str = "float32") -> keras.Model:
     Args:
         model: A functional or Sequential model with static input sizes; nested models are inlined.
         dtype: `"float32"`, or `"float64"` to compare it with a float64 model to the last bits.
+        exact_zeros: Whether a layer built with `sign_of_zero=0` becomes two binary convolutions,
+            so that inputs of exactly 0 count as 0. By default they count as +1.
 
     Returns:
         A functional `keras.Model` with the same inputs and outputs, named `<model>_deploy`.
@@ -36,11 +64,11 @@ def deploy(model: keras.Model, dtype: str = "float32") -> keras.Model:
         >>> sum(layer.name.endswith("_sign") for layer in deployed.layers)
         16
     """
-    return deploy_with_notes(model, dtype)[0]
+    return deployment_of(model, dtype, exact_zeros).model
 
 
-def deploy_with_notes(model, dtype: str = "float32") -> tuple[keras.Model, dict[str, str]]:
-    """`deploy`, and what differs from the training form on purpose: sentences by layer name."""
+def deployment_of(model, dtype: str = "float32", exact_zeros: bool = False) -> Deployment:
+    """`deploy`, with its record."""
     model = graph.as_functional(model)
     dynamic = {x.name: tuple(x.shape) for x in model.inputs if None in x.shape[1:]}
     if dynamic:
@@ -48,7 +76,7 @@ def deploy_with_notes(model, dtype: str = "float32") -> tuple[keras.Model, dict[
             "`model` must have fixed input sizes: build it with them, and load its weights. "
             f"Received: {dynamic}"
         )
-    builder = Builder(dtype)
+    builder = Builder(dtype, exact_zeros)
 
     def new_input(tensor):
         is_float = "float" in keras.backend.standardize_dtype(tensor.dtype)
@@ -60,18 +88,5 @@ def deploy_with_notes(model, dtype: str = "float32") -> tuple[keras.Model, dict[
 
     inputs = keras.tree.map_structure(new_input, model.input)
     outputs = graph.replay(model, inputs, functools.partial(lower, builder))
-    return keras.Model(inputs, outputs, name=f"{model.name}_deploy"), builder.notes
-
-
-def binary_calls(model: keras.Model) -> list[str]:
-    """Names of the layers that the user built as binary, one for each time they are called."""
-    names = []
-
-    def call(operation, *args, **kwargs):
-        if is_binary(operation):
-            names.append(operation.name)
-        return operation.compute_output_spec(*args, **kwargs)
-
-    model = graph.as_functional(model)
-    graph.replay(model, model.input, call)
-    return names
+    deployed = keras.Model(inputs, outputs, name=f"{model.name}_deploy")
+    return Deployment(deployed, builder.calls, builder.notes)

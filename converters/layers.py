@@ -6,7 +6,7 @@ Each is one or two TensorFlow Lite operations, in the form that Larq Compute Eng
 import keras
 from keras import ops
 
-from bnnkeras.registration import register
+from bnnkeras.registration import deserialize, register, serialize
 
 
 @register
@@ -125,3 +125,76 @@ class SubtractFrom(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+
+@register
+class ConstantPadding(keras.layers.Layer):
+    """Pads a map with a constant other than 0.
+
+    Args:
+        padding: Pairs (before, after), one for each spatial axis.
+        value: Float.
+
+    Call arguments:
+        inputs: `(batch, ..., channels)`.
+    """
+
+    def __init__(self, padding, value, **kwargs):
+        super().__init__(**kwargs)
+        self.padding = tuple(tuple(pair) for pair in padding)
+        self.value = value
+
+    def call(self, inputs):
+        widths = ((0, 0), *self.padding, (0, 0))
+        return ops.pad(inputs, widths, constant_values=self.value)
+
+    def compute_output_shape(self, input_shape):
+        sizes = [
+            size + before + after
+            for size, (before, after) in zip(input_shape[1:-1], self.padding, strict=True)
+        ]
+        return (input_shape[0], *sizes, input_shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "padding": self.padding, "value": self.value}
+
+
+class _PartOfQuantizer(keras.layers.Layer):
+    """A part of a `Binarizer` that is computed from the data.
+
+    Args:
+        quantizer: The `Binarizer`, or its configuration.
+
+    Call arguments:
+        inputs: What the quantizer is applied to.
+    """
+
+    def __init__(self, quantizer, **kwargs):
+        super().__init__(**kwargs)
+        self.quantizer = deserialize(quantizer)
+
+    def build(self, input_shape):
+        if not self.quantizer.built:
+            self.quantizer.build(input_shape)
+
+    def get_config(self):
+        return {**super().get_config(), "quantizer": serialize(self.quantizer)}
+
+
+@register
+class Centre(_PartOfQuantizer):
+    """x - t(x), t a threshold that depends on the data."""
+
+    def call(self, inputs):
+        return self.quantizer.centre(inputs)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@register
+class InputScale(_PartOfQuantizer):
+    """s(x), a scale that depends on the data."""
+
+    def call(self, inputs):
+        return self.quantizer.components(inputs)[1]

@@ -77,5 +77,8 @@ def _summands(layer) -> float:
     """The largest sum that a quantized kernel can make, which may cancel to nothing."""
     if not isinstance(layer, QuantizedLayer):
         return 0.0
-    kernel = np.abs(keras.ops.convert_to_numpy(layer.quantized_kernel()))
-    return float(kernel.sum(axis=tuple(range(kernel.ndim - 1))).max())
+    kernels = (
+        np.abs(keras.ops.convert_to_numpy(layer.quantized_kernel(name)))
+        for name in layer.kernel_quantizers
+    )
+    return max(float(kernel.sum(axis=tuple(range(kernel.ndim - 1))).max()) for kernel in kernels)

@@ -78,7 +78,7 @@ def binary_units(deployed: keras.Model) -> list[BinaryUnit]:
         for node in operation._inbound_nodes:
             for tensor in node.input_tensors:
                 consumers.setdefault(id(tensor), []).append((operation, node.outputs[0]))
-            if isinstance(operation, keras.layers.Conv2D):
+            if _multiplies_signs(operation):
                 sign, sign_inputs = producer(node.input_tensors[0])
                 if isinstance(sign, Sign):
                     convolutions.append((operation, sign_inputs[0], node.outputs[0]))
@@ -88,6 +88,26 @@ def binary_units(deployed: keras.Model) -> list[BinaryUnit]:
         epilogues = tuple(_epilogues(output, kernel.shape[-1], consumers))
         units.append(BinaryUnit(layer.name, layer, kernel, before_sign, epilogues))
     return units
+
+
+def float_signs(deployed: keras.Model) -> list[Sign]:
+    """The signs that anything but a binary convolution reads, on purpose."""
+    read = [
+        (operation, tensor)
+        for operation in deployed.operations
+        for node in operation._inbound_nodes
+        for tensor in node.input_tensors
+        if not _multiplies_signs(operation)
+    ]
+    sources = (producer(tensor)[0] for _, tensor in read)
+    return list({id(source): source for source in sources if isinstance(source, Sign)}.values())
+
+
+def _multiplies_signs(operation) -> bool:
+    """Whether an operation is a convolution with a kernel of -1 and +1."""
+    if not isinstance(operation, keras.layers.Conv2D):
+        return False
+    return bool(np.all(np.abs(keras.ops.convert_to_numpy(operation.kernel)) == 1))
 
 
 def output_names(deployed: keras.Model) -> list[str]:

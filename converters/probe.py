@@ -16,6 +16,7 @@ from bnnkeras.converters.deployment import deploy
 from bnnkeras.converters.lowering import Builder, is_binary
 from bnnkeras.layers import MaxPooling2D
 from bnnkeras.layers.base import QuantizedLayer
+from bnnkeras.quantizers import Binarizer, MeanMagnitude, NoOp, PowerOfTwoMagnitude
 
 # 1 - 2^-17 + 2^-17 is exactly 1 in float32, so that BatchNorm does not round.
 _EPSILON = 2.0**-17
@@ -48,7 +49,7 @@ _EXACT_OPERATIONS = frozenset(
 )
 
 
-def dyadic_twin(model: keras.Model, seed: int = 0) -> keras.Model:
+def dyadic_twin(model: keras.Model, seed: int = 0) -> keras.Model | None:
     """A twin of the training form with dyadic weights, cut where an operation has to round.
 
     A cut operation (a mean over 49 values, a softmax) is left out: its inputs become outputs of
@@ -108,6 +109,8 @@ def dyadic_twin(model: keras.Model, seed: int = 0) -> keras.Model:
     outputs = [tensor for tensor in outputs if id(tensor) not in known]
     used = _sources(outputs)
     inputs = [tensor for tensor in inputs if id(tensor) in used]
+    if not outputs:
+        return None
     return keras.Model(inputs, outputs, name=f"{model.name}_probe")
 
 
@@ -150,7 +153,7 @@ def dyadic_inputs(model: keras.Model, samples: int, seed: int = 0) -> dict[str, 
 def _is_exact(operation, args, kwargs) -> bool:
     """Whether an operation neither rounds nor is unknown: everything else is cut."""
     if isinstance(operation, QuantizedLayer):
-        return True
+        return all(_is_plain(quantizer) for quantizer in _quantizers(operation))
     if isinstance(operation, (layers.GlobalAveragePooling2D, layers.AveragePooling2D)):
         if isinstance(operation, layers.GlobalAveragePooling2D):
             count = math.prod(args[0].shape[1:3])
@@ -171,6 +174,25 @@ def _is_exact(operation, args, kwargs) -> bool:
         if not isinstance(value, keras.KerasTensor)
     ]
     return type(operation).__name__ in _EXACT_OPERATIONS and all(map(_is_coarse, constants))
+
+
+def _quantizers(layer) -> list:
+    """The quantizers of a quantized layer."""
+    names = ["input_quantizer", "intermediate_quantizer", *layer.kernel_quantizers.values()]
+    return [getattr(layer, name) for name in names if getattr(layer, name, None) is not None]
+
+
+def _is_plain(quantizer) -> bool:
+    """Whether a quantizer of dyadic values is exact: a sign with a constant threshold and scale.
+
+    Kernels have one magnitude per filter in the probe, of which a mean is exact.
+    """
+    if not isinstance(quantizer, Binarizer):
+        return isinstance(quantizer, NoOp)
+    threshold, scale = quantizer.threshold, quantizer.scale
+    return (threshold is None or threshold.static) and (
+        scale is None or scale.static or type(scale) in (MeanMagnitude, PowerOfTwoMagnitude)
+    )
 
 
 def _is_coarse(value) -> bool:
@@ -212,8 +234,8 @@ def _twin(layer, generator):
         twin.build_from_config(layer.get_build_config())
         for variable in twin.variables:
             variable.assign(_values(twin, variable, generator))
-    for quantizer in (getattr(twin, f"{place}_quantizer", None) for place in ("input", "kernel")):
-        if quantizer is not None and getattr(quantizer, "sign_of_zero", 1) != 1:
+    for quantizer in _quantizers(twin) if isinstance(twin, QuantizedLayer) else ():
+        if getattr(quantizer, "sign_of_zero", 1) != 1:
             quantizer.sign_of_zero = 1
     return twin
 
@@ -225,13 +247,16 @@ def _values(layer, variable, generator):
         return np.full(shape, 1 - layer.epsilon)
     if name == "gamma":
         return generator.choice([-1.0, -0.5, 0.5, 1.0], shape)
-    if name == "kernel" and getattr(layer, "kernel_quantizer", None) is not None:
+    argument = getattr(layer, "kernel_quantizers", {}).get(name)
+    if argument is not None and isinstance(getattr(layer, argument), NoOp):
+        return generator.choice([-1.0, 1.0], shape)
+    if argument is not None and getattr(layer, argument) is not None:
         # One magnitude per filter, or a scale of the wrong filter would look right.
         magnitudes = generator.choice([1 / 32, 1 / 64], shape[-1:])
         return generator.choice([-1.0, 1.0], shape) * magnitudes
-    if name == "kernel" and math.prod(shape[:-2]) == 1:
+    if name.endswith("kernel") and math.prod(shape[:-2]) == 1:
         return _one_hot(shape, generator)
-    if name == "kernel":
+    if name.endswith("kernel"):
         return generator.integers(-1, 2, shape) / 8
     if name == "alpha":
         return generator.integers(-1, 2, shape)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from bnnkeras.converters import graph, layerwise, probe
-from bnnkeras.converters.deployment import binary_calls, deploy
+from bnnkeras.converters.deployment import Deployment, deploy, deployment_of
 from bnnkeras.converters.worker import WorkerCrash, get_worker
 
 KERNELS = ("default", "reference", "indirect")
@@ -46,6 +46,8 @@ class Verification:
         binary_layers_total: 1-bit layers of the training form, counted by calls.
         binary_layers_converted: Those of them that are an LceBconv2d with the right bits.
         binary_layers_left: Names of the others.
+        float_reasons: Layers of 1-bit inputs and kernel that run in float, and why: those that LCE
+            has no operation for (depthwise, 3-D), which are not counted above, and those left.
         probe_max_difference: Largest difference of the dyadic probe over all kernels; `None` if
             the probe was not run.
         kernels: One `KernelResult` for each kernel of LCE that was run.
@@ -56,6 +58,7 @@ class Verification:
     binary_layers_total: int
     binary_layers_converted: int
     binary_layers_left: tuple[str, ...]
+    float_reasons: dict[str, str]
     probe_max_difference: float | None
     kernels: dict[str, KernelResult]
 
@@ -67,6 +70,7 @@ def verify(
     *,
     kernels: tuple[str, ...] = KERNELS,
     run_probe: bool = True,
+    exact_zeros: bool = False,
     timeout_seconds: float = 600.0,
 ) -> Verification:
     """Checks that a `.tflite` file is the deploy form of a model, on every kernel of LCE.
@@ -88,6 +92,7 @@ def verify(
             samples of Gaussian noise.
         kernels: Kernels of LCE to run.
         run_probe: Whether to run step 4.
+        exact_zeros: As given to `convert`.
         timeout_seconds: Bound for each request to the deploy worker.
 
     Returns:
@@ -105,9 +110,10 @@ def verify(
         )
     data = flatbuffer if isinstance(flatbuffer, bytes) else Path(flatbuffer).read_bytes()
     inputs = named_inputs(model, inputs)
+    deployment = deployment_of(model, exact_zeros=exact_zeros)
     with tempfile.TemporaryDirectory(prefix="bnnkeras-") as folder:
         path = Path(folder, "deploy.keras")
-        deploy(model).save(path)
+        deployment.model.save(path)
         arrays = {f"input/{name}": value for name, value in inputs.items()}
         arrays["flatbuffer"] = np.frombuffer(data, np.uint8)
 
@@ -129,7 +135,7 @@ def verify(
             found["structure_problems"].append(str(crash).splitlines()[0])
     found["structure_problems"] += layerwise.differences(model)
     probed = _run_probe(model, kernels, timeout_seconds) if run_probe else None
-    return _judge(model, found, probed)
+    return _judge(deployment, found, probed)
 
 
 def named_inputs(model: keras.Model, inputs) -> dict[str, np.ndarray]:
@@ -165,6 +171,8 @@ def _run_probe(model, kernels, timeout_seconds):
     # On the CPU: accelerators multiply with fewer bits than float32 has.
     with keras.device("cpu"):
         twin = probe.dyadic_twin(model)
+        if twin is None:
+            return None
         inputs = probe.dyadic_inputs(twin, samples=2)
         expected = keras.tree.flatten(twin([inputs[tensor.name] for tensor in twin.inputs]))
         problems = probe.differences(twin, inputs)
@@ -186,14 +194,20 @@ def _run_probe(model, kernels, timeout_seconds):
     return result
 
 
-def _judge(model, found, probed) -> Verification:
+def _judge(deployment: Deployment, found, probed) -> Verification:
     problems = list(found["structure_problems"])
-    problems += [f"{name} runs in float" for name in found["binary_layers_left"]]
-    total = len(binary_calls(model))
-    if len(found["binary_layers_converted"]) != total:
-        problems.append(
-            f"{len(found['binary_layers_converted'])} of {total} binary layers are LceBconv2d"
-        )
+    converted = set(found["binary_layers_converted"])
+    left = []
+    for call in deployment.binary_calls:
+        if call.float_reason is not None:
+            left.append(call.layer)
+            problems.append(f"{call.layer} runs in float: {call.float_reason}")
+        elif not call.convolutions or not converted.issuperset(call.convolutions):
+            left.append(call.layer)
+            problems.append(f"{call.layer} runs in float")
+    total = len(deployment.binary_calls)
+    if left:
+        problems.append(f"{total - len(left)} of {total} binary layers are LceBconv2d")
     for kernel, result in found["kernels"].items():
         problems += [f"{kernel} kernel: {text}" for text in result.pop("local_problems")]
     if probed is not None:
@@ -214,8 +228,9 @@ def _judge(model, found, probed) -> Verification:
         passed=not problems,
         problems=tuple(problems),
         binary_layers_total=total,
-        binary_layers_converted=len(found["binary_layers_converted"]),
-        binary_layers_left=tuple(found["binary_layers_left"]),
+        binary_layers_converted=total - len(left),
+        binary_layers_left=tuple(left),
+        float_reasons=deployment.float_reasons,
         probe_max_difference=max(differences.values()) if differences else None,
         kernels={
             kernel: KernelResult(**result, probe_difference=differences.get(kernel))

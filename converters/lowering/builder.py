@@ -1,10 +1,36 @@
 """Puts deploy layers together, with concrete weights, and merges neighbours as it goes."""
 
+import dataclasses
+
 import keras
 import numpy as np
 
 from bnnkeras.converters.graph import producer
-from bnnkeras.converters.layers import Affine, Convolution, Flip, Sign, SubtractFrom
+from bnnkeras.converters.layers import (
+    Affine,
+    ConstantPadding,
+    Convolution,
+    Flip,
+    Sign,
+    SubtractFrom,
+)
+
+
+@dataclasses.dataclass
+class Call:
+    """What became of one call of a layer of the training form.
+
+    Attributes:
+        layer: Name of the layer.
+        binary: Whether the user built it as binary.
+        convolutions: Names of the convolutions that it consists of in the deploy form.
+        float_reason: Why it runs in float although its inputs and kernel are 1-bit, or `None`.
+    """
+
+    layer: str
+    binary: bool
+    convolutions: list[str] = dataclasses.field(default_factory=list)
+    float_reason: str | None = None
 
 
 class Builder:
@@ -15,11 +41,16 @@ class Builder:
 
     Attributes:
         dtype: The dtype of all layers: float32, or float64 to compare forms exactly.
+        exact_zeros: Whether a layer built with `sign_of_zero=0` takes two binary convolutions, so
+            that inputs of exactly 0 count as 0.
+        calls: One record for each call of a layer, in the order of the graph.
         notes: Sentences for the report, by layer name.
     """
 
-    def __init__(self, dtype: str = "float32"):
+    def __init__(self, dtype: str = "float32", exact_zeros: bool = False):
         self.dtype = dtype
+        self.exact_zeros = exact_zeros
+        self.calls: list[Call] = []
         self.notes: dict[str, str] = {}
         self._names: set[str] = set()
         self._copies: dict[int, keras.layers.Layer] = {}
@@ -31,6 +62,14 @@ class Builder:
             name, count = f"{wanted}_{count}", count + 1
         self._names.add(name)
         return name
+
+    def begin(self, layer: str, binary: bool):
+        """Opens the record of the next call."""
+        self.calls.append(Call(layer, binary))
+
+    def run_in_float(self, layer, reason: str):
+        """Records that a layer of 1-bit inputs and kernel runs in float, and why."""
+        self.calls[-1].float_reason = reason
 
     def note(self, layer, sentence: str):
         """Adds a sentence about a layer to the report; a shared layer says it once."""
@@ -57,14 +96,17 @@ class Builder:
             kind: A class of the deploy form with the same arguments; `None` for the layer's own.
         """
         if id(layer) not in self._copies:
-            config = {**layer.get_config(), "dtype": self.dtype, "name": self.name(layer.name)}
-            twin = (kind or type(layer)).from_config(config)
-            if layer.built and layer.weights:
-                _check_finite(layer, layer.get_weights())
-                twin.build_from_config(layer.get_build_config())
-                twin.set_weights(layer.get_weights())
-            self._copies[id(layer)] = twin
+            self._copies[id(layer)] = self._new_copy(layer, kind)
         return self._copies[id(layer)]
+
+    def _new_copy(self, layer, kind=None):
+        config = {**layer.get_config(), "dtype": self.dtype, "name": self.name(layer.name)}
+        twin = (kind or type(layer)).from_config(config)
+        if layer.built and layer.weights:
+            _check_finite(layer, layer.get_weights())
+            twin.build_from_config(layer.get_build_config())
+            twin.set_weights(layer.get_weights())
+        return twin
 
     def copy_operation(self, operation):
         """An operation of keras.ops anew: a call of the original would grow the user's graph."""
@@ -79,21 +121,62 @@ class Builder:
         layer = Affine(use_scale=False, name=self.name(f"{name}_offset"), dtype=self.dtype)
         return self.place(layer, x, [bias])
 
-    def pad(self, x, rows, columns, name):
-        """Zeros around a feature map: `rows` and `columns` are (before, after)."""
-        if not any((*rows, *columns)):
+    def pad(self, x, pads, name, value=0.0):
+        """A constant around a map: `pads` has a pair (before, after) for each spatial axis."""
+        if not any(amount for pair in pads for amount in pair):
             return x
-        return keras.layers.ZeroPadding2D(
-            (rows, columns), name=self.name(f"{name}_pad"), dtype=self.dtype
-        )(x)
+        name = self.name(f"{name}_pad")
+        if value:
+            return ConstantPadding(pads, value, name=name, dtype=self.dtype)(x)
+        kind = keras.layers.ZeroPadding3D if len(pads) == 3 else keras.layers.ZeroPadding2D
+        return kind(tuple(pads), name=name, dtype=self.dtype)(x)
 
     def crop(self, x, rows, columns, name):
-        """Cuts rows and columns off the end."""
-        if not (rows or columns):
+        """Cuts rows and columns off: pairs (at the start, at the end)."""
+        if not any((*rows, *columns)):
             return x
         return keras.layers.Cropping2D(
-            ((0, rows), (0, columns)), name=self.name(f"{name}_crop"), dtype=self.dtype
+            (rows, columns), name=self.name(f"{name}_crop"), dtype=self.dtype
         )(x)
+
+    def reshape(self, x, shape, name):
+        """Another shape behind the batch axis, with the same order in memory."""
+        if tuple(x.shape[1:]) == tuple(shape):
+            return x
+        return keras.layers.Reshape(shape, name=self.name(name), dtype=self.dtype)(x)
+
+    def split(self, x, groups):
+        """Equal groups of channels."""
+        return [x] if groups == 1 else keras.ops.split(x, groups, axis=-1)
+
+    def concatenate(self, tensors, axis, name):
+        if len(tensors) == 1:
+            return tensors[0]
+        return keras.layers.Concatenate(
+            axis=axis, name=self.name(f"{name}_concatenate"), dtype=self.dtype
+        )(tensors)
+
+    def add(self, x, y, name):
+        return keras.layers.Add(name=self.name(f"{name}_add"), dtype=self.dtype)([x, y])
+
+    def multiply(self, x, factor, name):
+        """x times a factor that broadcasts against it."""
+        return keras.layers.Multiply(name=self.name(f"{name}_multiply"), dtype=self.dtype)(
+            [x, factor]
+        )
+
+    def negate(self, x):
+        return keras.ops.negative(x)
+
+    def activation(self, x, activation, name):
+        return keras.layers.Activation(
+            activation, name=self.name(f"{name}_activation"), dtype=self.dtype
+        )(x)
+
+    def with_quantizer(self, kind, quantizer, x, name):
+        """A layer of the deploy form that computes a part of a quantizer from the data."""
+        # A copy for each: Keras saves the variables of a shared part with one of its owners only.
+        return kind(self._new_copy(quantizer), name=self.name(name), dtype=self.dtype)(x)
 
     def convolution(self, x, kernel, strides, padding, dilation_rate, name):
         layer = Convolution(
@@ -106,6 +189,7 @@ class Builder:
             name=self.name(name),
             dtype=self.dtype,
         )
+        self.calls[-1].convolutions.append(layer.name)
         return self.place(layer, x, [kernel])
 
     def flip(self, x, axes, name):
@@ -128,10 +212,10 @@ class Builder:
             return self.affine(inputs[0], scale * inner_scale, scale * inner_bias + bias, name)
         if isinstance(source, Flip):
             return self.flip(self.affine(inputs[0], scale, bias, name), source.axes, name)
-        if isinstance(source, keras.layers.Cropping2D) and _crops_ends(source):
-            inner = self.affine(inputs[0], scale, bias, name)
-            (_, rows), (_, columns) = source.cropping
-            return self.crop(inner, rows, columns, name)
+        if isinstance(source, keras.layers.Cropping2D):
+            return self.crop(self.affine(inputs[0], scale, bias, name), *source.cropping, name)
+        if _only_moves(x):
+            return self._affine_before_moves(x, scale, bias, name)
         if isinstance(source, SubtractFrom):
             constant = keras.ops.convert_to_numpy(source.constant)
             inner = self.affine(inputs[0], scale, np.zeros_like(bias), name)
@@ -139,14 +223,43 @@ class Builder:
         layer = Affine(name=self.name(f"{name}_scale"), dtype=self.dtype)
         return self.place(layer, x, [scale, bias])
 
+    def _affine_before_moves(self, x, scale, bias, name):
+        """`affine` on what a concatenation or reshape of affine maps was made of."""
+        source, inputs = producer(x)
+        if isinstance(source, keras.layers.Reshape):
+            # (..., m F) -> (..., F): the same F channels m times.
+            times = inputs[0].shape[-1] // x.shape[-1]
+            inner = self.affine(inputs[0], np.tile(scale, times), np.tile(bias, times), name)
+            return self.reshape(inner, x.shape[1:], f"{name}_reshape")
+        parts = [(scale, bias)] * len(inputs)
+        if source.axis in (-1, len(x.shape) - 1):
+            ends = np.cumsum([tensor.shape[-1] for tensor in inputs])[:-1]
+            parts = list(zip(np.split(scale, ends), np.split(bias, ends), strict=True))
+        pieces = [
+            self.affine(tensor, *part, name) for tensor, part in zip(inputs, parts, strict=True)
+        ]
+        return self.concatenate(pieces, source.axis, name)
+
     def subtract_from(self, constant, x, name):
         """constant - x, one value per position and channel."""
         layer = SubtractFrom(name=self.name(f"{name}_border"), dtype=self.dtype)
         return self.place(layer, x, [constant])
 
 
-def _crops_ends(layer) -> bool:
-    return all(start == 0 for start, _ in layer.cropping)
+def _only_moves(x) -> bool:
+    """Whether a tensor is affine maps that were concatenated and reshaped, and nothing else."""
+    source, inputs = producer(x)
+    if isinstance(source, keras.layers.Reshape):
+        fits = inputs[0].shape[-1] % x.shape[-1] == 0
+        return fits and _is_affine_or_moved(inputs[0])
+    return isinstance(source, keras.layers.Concatenate) and all(map(_is_affine_or_moved, inputs))
+
+
+def _is_affine_or_moved(x) -> bool:
+    source, inputs = producer(x)
+    if isinstance(source, (Flip, keras.layers.Cropping2D)):
+        return _is_affine_or_moved(inputs[0])
+    return isinstance(source, (Affine, SubtractFrom)) or _only_moves(x)
 
 
 def _check_finite(layer, weights):

@@ -7,6 +7,8 @@ takes explicit pads for SAME whenever they look alike.
 
 import dataclasses
 
+from bnnkeras.layers.padding import same_pads, symmetric_pads
+
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
@@ -64,19 +66,24 @@ class Axis:
         return self.before, self.after_read
 
 
-def axes(layer, input_shape) -> list[Axis]:
-    """The two spatial axes of a QuantConv2D on inputs of that static shape."""
+# An axis of size 1 that nothing slides along.
+POINT = Axis(size=1, extent=1, stride=1, before=0, after=0)
+
+
+def layer_axes(layer, sizes) -> list[Axis]:
+    """The spatial axes of a quantized layer that slides a window over maps of these sizes."""
     result = []
     for size, kernel, stride, dilation in zip(
-        input_shape[1:3], layer.kernel_size, layer.strides, layer.dilation_rate, strict=True
+        sizes, layer.kernel_size, layer.strides, layer.dilation_rate, strict=True
     ):
         extent = (kernel - 1) * dilation + 1
         if layer.padding == "symmetric":
-            before = after = (extent - 1) // 2
+            pads = symmetric_pads(extent)
         elif layer.padding == "same":
-            total = max((-(-size // stride) - 1) * stride + extent - size, 0)
-            before, after = total // 2, total - total // 2
+            pads = same_pads(size, extent, stride)
+        elif layer.padding == "causal":
+            pads = extent - 1, 0
         else:
-            before = after = 0
-        result.append(Axis(size, extent, stride, before, after))
+            pads = 0, 0
+        result.append(Axis(size, extent, stride, *pads))
     return result

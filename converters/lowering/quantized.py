@@ -1,212 +1,424 @@
-"""Rules of the quantized layers: sign, +-1 convolution, one scale and one bias per channel."""
+"""Rules of the quantized layers: which binary convolutions each consists of, and what is float."""
+
+import dataclasses
+import math
 
 import keras
 import numpy as np
 
+from bnnkeras import layers
 from bnnkeras.converters.errors import UnsupportedLayerError
-from bnnkeras.converters.lowering import geometry
+from bnnkeras.converters.lowering import quantizers
+from bnnkeras.converters.lowering.binary import BinaryConvolution, binary_convolution
+from bnnkeras.converters.lowering.geometry import POINT, Axis, layer_axes
+from bnnkeras.converters.lowering.intent import NO_BINARY_OPERATION, SEPARABLE, is_binary
+from bnnkeras.converters.lowering.phases import phases
+from bnnkeras.converters.lowering.quantizers import CannotBeBinary
 from bnnkeras.converters.lowering.registry import lowering_rule
-from bnnkeras.layers import QuantConv2D, QuantDense
-from bnnkeras.quantizers import Binarizer, LearnedThreshold
 
 
-def is_binary(layer) -> bool:
-    """Whether the user built this layer with 1-bit inputs and a 1-bit kernel."""
-    quantizers = (getattr(layer, f"{place}_quantizer", None) for place in ("input", "kernel"))
-    return all(getattr(quantizer, "precision", 32) == 1 for quantizer in quantizers)
-
-
-@lowering_rule(QuantConv2D)
+@lowering_rule(layers.QuantConv1D, layers.QuantConv2D)
 def lower_convolution(builder, layer, inputs):
-    if layer.data_format != "channels_last":
+    x = _as_map(builder, layer, inputs)
+    x = _binary_or_float(builder, layer, x, _binary_convolution, _float_convolution)
+    return _activated(builder, layer, _from_map(builder, layer, x))
+
+
+@lowering_rule(layers.QuantDense)
+def lower_dense(builder, layer, inputs):
+    _check_layout(layer, inputs)
+    x = _binary_or_float(builder, layer, inputs, _binary_dense, _float_dense)
+    return _activated(builder, layer, x)
+
+
+@lowering_rule(layers.QuantConv1DTranspose, layers.QuantConv2DTranspose)
+def lower_transposed(builder, layer, inputs):
+    x = _as_map(builder, layer, inputs)
+    x = _binary_or_float(builder, layer, x, _binary_transposed, _float_transposed)
+    return _activated(builder, layer, _from_map(builder, layer, x))
+
+
+@lowering_rule(layers.QuantDepthwiseConv1D, layers.QuantDepthwiseConv2D)
+def lower_depthwise(builder, layer, inputs):
+    _note_missing_operation(builder, layer)
+    x = _as_map(builder, layer, inputs)
+    x = _depthwise(builder, layer, x, "kernel", "depthwise_quantizer")
+    return _activated(builder, layer, _from_map(builder, layer, _with_bias(builder, layer, x)))
+
+
+@lowering_rule(*SEPARABLE)
+def lower_separable(builder, layer, inputs):
+    x = _as_map(builder, layer, inputs)
+    x = _depthwise(builder, layer, x, "depthwise_kernel", "depthwise_quantizer")
+    x = _binary_or_float(builder, layer, x, _binary_pointwise, _float_pointwise)
+    return _activated(builder, layer, _from_map(builder, layer, x))
+
+
+@lowering_rule(layers.QuantConv3D)
+def lower_conv3d(builder, layer, inputs):
+    _note_missing_operation(builder, layer)
+    _check_layout(layer, inputs)
+    axes = layer_axes(layer, inputs.shape[1:-1])
+    x = _float_input(builder, layer, inputs, layer.input_quantizer)
+    padding = "same" if layer.padding == "same" and not layer.pad_values else "valid"
+    if padding == "valid":
+        x = builder.pad(x, [axis.explicit for axis in axes], layer.name, layer.pad_values)
+    convolution = keras.layers.Conv3D(
+        layer.filters,
+        layer.kernel_size,
+        strides=layer.strides,
+        padding=padding,
+        dilation_rate=layer.dilation_rate,
+        groups=layer.groups,
+        use_bias=False,
+        name=builder.name(layer.name),
+        dtype=builder.dtype,
+    )
+    kernel = quantizers.baked_kernel(layer, "kernel", "kernel_quantizer")
+    return _activated(
+        builder, layer, _with_bias(builder, layer, builder.place(convolution, x, [kernel]))
+    )
+
+
+@lowering_rule(layers.QuantConv3DTranspose)
+def lower_conv3d_transpose(builder, layer, inputs):
+    _note_missing_operation(builder, layer)
+    _check_layout(layer, inputs)
+    x = _float_transposed(builder, layer, inputs)
+    return _activated(builder, layer, x)
+
+
+def _binary_or_float(builder, layer, x, binary, float_form):
+    """The binary form where the user asked for one and LCE can run it, else the float form."""
+    if is_binary(layer):
+        try:
+            return binary(builder, layer, x)
+        except CannotBeBinary as reason:
+            builder.run_in_float(layer, str(reason))
+    return float_form(builder, layer, x)
+
+
+# Binary forms.
+
+
+def _binary_convolution(builder, layer, x):
+    if layer.pad_values not in (-1, 0, 1):
+        raise CannotBeBinary(f"LCE pads signs with 0 or with a sign, not with {layer.pad_values}")
+    signs, kernel_scale = quantizers.kernel_parts(builder, layer, "kernel", "kernel_quantizer")
+    scale = quantizers.per_filter(kernel_scale, -1, layer.filters)
+    rows, columns = _map_axes(layer, x)
+    signs = signs if signs.ndim == 4 else signs[None]
+    bias = _bias(layer, layer.filters)
+    dilation_rate = (1, *layer.dilation_rate)[-2:]
+    # The signs are taken group by group: LCE's default kernel refuses groups.
+    size = layer.filters // layer.groups
+
+    def convolve(x, group):
+        chosen = slice(group * size, (group + 1) * size)
+        return BinaryConvolution(
+            layer.name,
+            signs[..., chosen],
+            scale[chosen],
+            bias[chosen],
+            rows,
+            columns,
+            dilation_rate,
+            layer.pad_values,
+        )
+
+    x, factor = _centred(builder, layer, x)
+    pieces = builder.split(x, layer.groups)
+    outputs = [
+        _signed(builder, layer, piece, convolve(piece, group), factor)
+        for group, piece in enumerate(pieces)
+    ]
+    return builder.concatenate(outputs, -1, layer.name)
+
+
+def _binary_dense(builder, layer, inputs):
+    *positions, channels = inputs.shape[1:]
+    signs, kernel_scale = quantizers.kernel_parts(builder, layer, "kernel", "kernel_quantizer")
+    count = math.prod(positions)
+    convolution = BinaryConvolution(
+        layer.name,
+        signs[None, None],
+        quantizers.per_filter(kernel_scale, -1, layer.units),
+        _bias(layer, layer.units),
+        Axis(count, 1, 1, 0, 0),
+        POINT,
+    )
+    # Thresholds and scales are those of the tensor that the layer sees.
+    x, factor = _centred(builder, layer, inputs)
+    # A dense layer is a 1x1 convolution: (B, ..., C) -> (B, N, 1, C), before the sign.
+    x = builder.reshape(x, (count, 1, channels), f"{layer.name}_expand")
+    if factor.value is not None:
+        shape = (math.prod(factor.value.shape[1:-1]), 1, 1)
+        value = builder.reshape(factor.value, shape, f"{layer.name}_factor")
+        factor = dataclasses.replace(factor, value=value)
+    x = _signed(builder, layer, x, convolution, factor)
+    return builder.reshape(x, (*positions, layer.units), f"{layer.name}_squeeze")
+
+
+def _binary_pointwise(builder, layer, x):
+    signs, kernel_scale = quantizers.kernel_parts(
+        builder, layer, "pointwise_kernel", "pointwise_quantizer"
+    )
+    convolution = BinaryConvolution(
+        layer.name,
+        signs.reshape(1, 1, *signs.shape[-2:]),
+        quantizers.per_filter(kernel_scale, -1, layer.filters),
+        _bias(layer, layer.filters),
+        *(Axis(size, 1, 1, 0, 0) for size in x.shape[1:3]),
+    )
+    x, factor = _centred(builder, layer, x, layer.intermediate_quantizer)
+    return _signed(builder, layer, x, convolution, factor)
+
+
+def _binary_transposed(builder, layer, x):
+    """One convolution for each residue of the output's position, interleaved."""
+    signs, kernel_scale = quantizers.kernel_parts(builder, layer, "kernel", "kernel_quantizer")
+    # The kernel is (..., filters, channels).
+    scale = quantizers.per_filter(kernel_scale, -2, layer.filters)
+    signs = np.swapaxes(signs if signs.ndim == 4 else signs[None], -1, -2)
+    sizes = _map_output_sizes(layer, x)
+    rows, columns = (
+        phases(size, kernel, stride, dilation, output, layer.padding == "same")
+        for size, kernel, stride, dilation, output in zip(
+            x.shape[1:3],
+            signs.shape[:2],
+            (1, *layer.strides)[-2:],
+            (1, *layer.dilation_rate)[-2:],
+            sizes,
+            strict=True,
+        )
+    )
+    bias = _bias(layer, layer.filters)
+    x, factor = _centred(builder, layer, x)
+
+    def convolve(row, column):
+        convolution = BinaryConvolution(
+            layer.name,
+            signs[row.taps][:, column.taps],
+            scale,
+            bias,
+            row.axis,
+            column.axis,
+            (row.dilation, column.dilation),
+        )
+        cropped = builder.crop(x, row.crop, column.crop, layer.name)
+        return _signed(builder, layer, cropped, convolution, factor)
+
+    # (B, Q, Q', F) each -> columns side by side as channels, which is their order in memory, then
+    # rows side by side as columns, likewise.
+    lines = []
+    for row in rows:
+        line = builder.concatenate([convolve(row, column) for column in columns], -1, layer.name)
+        height, width = row.axis.outputs, columns[0].axis.outputs * len(columns)
+        lines.append(builder.reshape(line, (height, width, layer.filters), f"{layer.name}_columns"))
+    x = builder.concatenate(lines, 2, layer.name)
+    x = builder.reshape(x, (height * len(rows), width, layer.filters), f"{layer.name}_rows")
+    ends = ((0, x.shape[1] - sizes[0]), (0, x.shape[2] - sizes[1]))
+    return builder.crop(x, *ends, layer.name)
+
+
+def _centred(builder, layer, x, quantizer=None):
+    """The value whose sign is taken, and the factor that its scale leaves for the sums."""
+    quantizer = quantizer or layer.input_quantizer
+    factor = quantizers.input_factor(builder, layer, x, quantizer)
+    return quantizers.centred_input(builder, layer, x, quantizer), factor
+
+
+def _signed(builder, layer, x, convolution, factor):
+    """The binary convolution times the factor of its input."""
+    bias = convolution.bias
+    convolution = dataclasses.replace(convolution, scale=convolution.scale * factor.constant)
+    if factor.value is not None:
+        convolution = dataclasses.replace(convolution, bias=np.zeros_like(bias))
+    if factor.exact_zeros:
+        # sign(x) with sign(0) = 0 is the mean of the two signs that take 0 for +1 and for -1.
+        half = dataclasses.replace(convolution, scale=convolution.scale / 2)
+        other = dataclasses.replace(
+            half,
+            signs=-half.signs,
+            bias=np.zeros_like(bias),
+            pad_value=-half.pad_value,
+        )
+        y = builder.add(
+            binary_convolution(builder, x, half),
+            binary_convolution(builder, builder.negate(x), other),
+            layer.name,
+        )
+    else:
+        y = binary_convolution(builder, x, convolution)
+    if factor.value is None:
+        return y
+    y = builder.multiply(y, factor.value, layer.name)
+    return builder.offset(y, bias, layer.name) if bias.any() else y
+
+
+# Float forms: the quantized kernel as numbers.
+
+
+def _float_convolution(builder, layer, x):
+    kernel = quantizers.baked_kernel(layer, "kernel", "kernel_quantizer")
+    kernel = kernel if kernel.ndim == 4 else kernel[None]
+    axes = _map_axes(layer, x)
+    x = _float_input(builder, layer, x, layer.input_quantizer)
+    if all(axis.is_same for axis in axes) and not layer.pad_values:
+        padding = "same"
+    else:
+        pads = [axis.explicit for axis in axes]
+        x, padding = builder.pad(x, pads, layer.name, layer.pad_values), "valid"
+    size = layer.filters // layer.groups
+    outputs = [
+        builder.convolution(
+            piece,
+            kernel[..., group * size : (group + 1) * size],
+            (1, *layer.strides)[-2:],
+            padding,
+            (1, *layer.dilation_rate)[-2:],
+            layer.name,
+        )
+        for group, piece in enumerate(builder.split(x, layer.groups))
+    ]
+    return _with_bias(builder, layer, builder.concatenate(outputs, -1, layer.name))
+
+
+def _float_dense(builder, layer, x):
+    x = _float_input(builder, layer, x, layer.input_quantizer)
+    kernel = quantizers.baked_kernel(layer, "kernel", "kernel_quantizer")
+    dense = keras.layers.Dense(
+        layer.units, use_bias=False, name=builder.name(layer.name), dtype=builder.dtype
+    )
+    return _with_bias(builder, layer, builder.place(dense, x, [kernel]))
+
+
+def _float_pointwise(builder, layer, x):
+    x = _float_input(builder, layer, x, layer.intermediate_quantizer)
+    kernel = quantizers.baked_kernel(layer, "pointwise_kernel", "pointwise_quantizer")
+    kernel = kernel.reshape(1, 1, *kernel.shape[-2:])
+    x = builder.convolution(x, kernel, (1, 1), "valid", (1, 1), layer.name)
+    return _with_bias(builder, layer, x)
+
+
+def _float_transposed(builder, layer, x):
+    x = _float_input(builder, layer, x, layer.input_quantizer)
+    kernel = quantizers.baked_kernel(layer, "kernel", "kernel_quantizer")
+    three = len(layer.kernel_size) == 3
+    kind = keras.layers.Conv3DTranspose if three else keras.layers.Conv2DTranspose
+    one = () if len(layer.kernel_size) > 1 else (1,)
+    kernel = kernel.reshape(one + kernel.shape)
+    output_padding = layer.output_padding
+    if output_padding is not None and one:
+        output_padding = (0, *np.atleast_1d(output_padding))
+    convolution = kind(
+        layer.filters,
+        one + tuple(layer.kernel_size),
+        strides=one + tuple(layer.strides),
+        padding=layer.padding,
+        output_padding=output_padding,
+        dilation_rate=one + tuple(layer.dilation_rate),
+        use_bias=False,
+        name=builder.name(layer.name),
+        dtype=builder.dtype,
+    )
+    return _with_bias(builder, layer, builder.place(convolution, x, [kernel]))
+
+
+def _depthwise(builder, layer, x, kernel_name, argument):
+    """A depthwise convolution in float: its sums of products of signs are exact integers."""
+    kernel = quantizers.baked_kernel(layer, kernel_name, argument)
+    kernel = kernel if kernel.ndim == 4 else kernel[None]
+    axes = _map_axes(layer, x)
+    x = _float_input(builder, layer, x, layer.input_quantizer)
+    pads = [axis.explicit for axis in axes]
+    x = builder.pad(x, pads, layer.name, layer.pad_values)
+    # TensorFlow takes equal strides only; along an axis of size 1 the stride does not matter.
+    strides = (layer.strides * 2)[:2]
+    convolution = keras.layers.DepthwiseConv2D(
+        kernel.shape[:2],
+        strides=strides,
+        padding="valid",
+        depth_multiplier=layer.depth_multiplier,
+        dilation_rate=(1, *layer.dilation_rate)[-2:],
+        use_bias=False,
+        name=builder.name(f"{layer.name}_depthwise"),
+        dtype=builder.dtype,
+    )
+    return builder.place(convolution, x, [kernel])
+
+
+def _float_input(builder, layer, x, quantizer):
+    """The quantized input as real values."""
+    if quantizer is None:
+        return x
+    if not quantizers.is_sign(quantizer):
+        if not isinstance(quantizer, keras.layers.Layer):
+            raise UnsupportedLayerError(
+                layer, f"its input quantizer {quantizer!r} is a function and no layer"
+            )
+        return builder.copy(quantizer)(x)
+    factor = quantizers.any_input_factor(builder, layer, x, quantizer)
+    x = builder.sign(quantizers.centred_input(builder, layer, x, quantizer), layer.name)
+    return x if factor is None else builder.multiply(x, factor, layer.name)
+
+
+# Shapes.
+
+
+def _check_layout(layer, inputs):
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
         raise UnsupportedLayerError(layer, 'only data_format="channels_last" runs on LCE')
-    if layer.groups != 1:
-        raise UnsupportedLayerError(layer, f"groups={layer.groups} is not supported yet")
     if None in inputs.shape[1:]:
         raise UnsupportedLayerError(
             layer,
             f"it needs a fixed input size, and got {tuple(inputs.shape)}; build the model with one",
         )
-    axes = geometry.axes(layer, inputs.shape)
-    form = _binary_convolution if is_binary(layer) else _float_convolution
-    return _activate(builder, layer, form(builder, layer, inputs, axes))
 
 
-@lowering_rule(QuantDense)
-def lower_dense(builder, layer, inputs):
-    if not is_binary(layer):
-        kernel = _float_kernel(layer)
-        dense = keras.layers.Dense(
-            layer.units, use_bias=False, name=builder.name(layer.name), dtype=builder.dtype
-        )
-        outputs = builder.place(dense, _float_input(builder, layer, inputs), [kernel])
-        return _activate(builder, layer, _add_bias(builder, layer, outputs))
-    if None in inputs.shape[1:]:
-        raise UnsupportedLayerError(layer, f"it needs a fixed input shape, got {inputs.shape}")
-    # LCE has no dense layer, but a 1x1 convolution is one: (B, ..., C) -> (B, N, 1, C), before the
-    # sign, because LCE leaves the convolution in float where anything stands between the two.
-    *positions, channels = inputs.shape[1:]
-    x = _reshape(builder, inputs, (int(np.prod(positions)), 1, channels), f"{layer.name}_expand")
-    x = _thresholded(builder, layer, x)
-    signs, scale = _kernel_parts(builder, layer)
-    x = builder.sign(x, layer.name)
-    x = builder.convolution(x, signs[None, None], (1, 1), "valid", (1, 1), layer.name)
-    x = builder.affine(x, scale, _bias(layer), layer.name)
-    x = _reshape(builder, x, (*positions, layer.units), f"{layer.name}_squeeze")
-    return _activate(builder, layer, x)
+def _as_map(builder, layer, inputs):
+    """(B, W, C) -> (B, 1, W, C): LCE has 2-D convolutions only. Maps stay as they are."""
+    _check_layout(layer, inputs)
+    if len(inputs.shape) == 4:
+        return inputs
+    return builder.reshape(inputs, (1, *inputs.shape[1:]), f"{layer.name}_expand")
 
 
-def _binary_convolution(builder, layer, x, axes):
-    name = layer.name
-    signs, scale = _kernel_parts(builder, layer)
-    bias = _bias(layer)
-    # Thresholds come first: what is padded below is compared with 0, not with the threshold.
-    x = _thresholded(builder, layer, x)
-
-    def convolve(x, kernel, padding):
-        x = builder.sign(x, name)
-        return builder.convolution(x, kernel, layer.strides, padding, layer.dilation_rate, name)
-
-    rows, columns = axes
-    if layer.pad_values or not any((*rows.explicit, *columns.explicit)):
-        if layer.pad_values not in (0, 1):
-            raise UnsupportedLayerError(
-                layer, f"pad_values must be 0 or 1 for LCE, not {layer.pad_values}"
-            )
-        # sign(0) = +1: padding with 0 before the sign is padding with 1 after it.
-        x = convolve(builder.pad(x, rows.explicit, columns.explicit, name), signs, "valid")
-        return builder.affine(x, scale, bias, name)
-
-    # LCE's reference kernel refuses zero padding on an odd number of channels.
-    even = x.shape[-1] % 2 == 0
-    if even and all(axis.is_same or axis.is_appended_same or axis.is_flipped_same for axis in axes):
-        # Flipping is faster than appending (5 to 20 % of a layer on x86), which serves where the
-        # kernel is larger than the map.
-        flip = [
-            number
-            for number, axis in enumerate(axes, start=1)
-            if axis.is_flipped_same and not axis.is_same
-        ]
-        append = [int(not (axis.is_same or axis.is_flipped_same)) for axis in axes]
-        x = builder.flip(x, flip, name)
-        x = builder.pad(x, *((0, extra) for extra in append), name)
-        # The kernel is HWIO: its axes 0 and 1 are the map's axes 1 and 2.
-        kernel = np.flip(signs, [axis - 1 for axis in flip])
-        x = builder.affine(convolve(x, kernel, "same"), scale, bias, name)
-        return builder.flip(builder.crop(x, *append, name), flip, name)
-
-    # Zeros as ones, and what those ones add taken off again. With the kernel negated this is a
-    # constant minus a convolution, the one order that LCE's converter does not fuse.
-    x = builder.pad(x, rows.explicit, columns.explicit, name)
-    x = builder.affine(convolve(x, -signs, "valid"), scale, np.zeros_like(bias), name)
-    return builder.subtract_from(bias - scale * _border(layer, signs, axes), x, name)
-
-
-def _border(layer, signs, axes):
-    """What padding with ones instead of zeros adds at each position: (1, H', W', filters)."""
-    shape = [axis.size for axis in axes]
-    outside = np.pad(np.zeros(shape), [axis.explicit for axis in axes], constant_values=1.0)
-    taps = signs.sum(axis=2)
-    result = np.zeros((*(axis.outputs for axis in axes), signs.shape[-1]))
-    for row in range(taps.shape[0]):
-        for column in range(taps.shape[1]):
-            window = outside[row * layer.dilation_rate[0] :, column * layer.dilation_rate[1] :][
-                :: layer.strides[0], :: layer.strides[1]
-            ][: result.shape[0], : result.shape[1]]
-            result += window[..., None] * taps[row, column]
-    return result
-
-
-def _float_convolution(builder, layer, x, axes):
-    """A float convolution, its kernel quantized once and for all."""
-    x = _float_input(builder, layer, x)
-    kernel = _float_kernel(layer)
-    rows, columns = axes
-    if layer.pad_values:
-        raise UnsupportedLayerError(layer, "pad_values other than 0 needs 1-bit inputs and kernel")
-    if rows.is_same and columns.is_same:
-        padding = "same"
-    else:
-        x, padding = builder.pad(x, rows.explicit, columns.explicit, layer.name), "valid"
-    x = builder.convolution(x, kernel, layer.strides, padding, layer.dilation_rate, layer.name)
-    return _add_bias(builder, layer, x)
-
-
-def _float_kernel(layer):
-    """The kernel in its own dtype, not in the compute dtype: a half float has lost bits."""
-    kernel = keras.ops.cast(layer.kernel, layer.variable_dtype)
-    quantizer = layer.kernel_quantizer
-    return keras.ops.convert_to_numpy(kernel if quantizer is None else quantizer(kernel))
-
-
-def _float_input(builder, layer, x):
-    if layer.input_quantizer is None:
+def _from_map(builder, layer, x):
+    if len(layer.kernel_size) == 2:
         return x
-    raise UnsupportedLayerError(
-        layer, "an input quantizer without a 1-bit kernel quantizer is not supported yet"
-    )
+    return builder.reshape(x, x.shape[2:], f"{layer.name}_squeeze")
 
 
-def _thresholded(builder, layer, x):
-    quantizer = layer.input_quantizer
-    if not isinstance(quantizer, Binarizer) or quantizer.scale is not None:
-        raise UnsupportedLayerError(
-            layer, f"its input quantizer {type(quantizer).__name__} is not a plain sign"
-        )
-    if quantizer.sign_of_zero == 0:
-        builder.note(layer, "inputs that are exactly 0 become +1")
-    if quantizer.threshold is None:
-        return x
-    if not isinstance(quantizer.threshold, LearnedThreshold):
-        raise UnsupportedLayerError(
-            layer, f"its threshold {type(quantizer.threshold).__name__} has no deploy form"
-        )
-    return builder.offset(x, -keras.ops.convert_to_numpy(quantizer.threshold.value), layer.name)
+def _map_axes(layer, x) -> list[Axis]:
+    """Rows and columns of a map; the rows of a 1-D layer are a single one."""
+    rank = len(layer.kernel_size)
+    return [POINT] * (2 - rank) + layer_axes(layer, x.shape[3 - rank : 3])
 
 
-def _kernel_parts(builder, layer):
-    """The kernel as exact +-1, and its scale as one float per output channel."""
-    quantizer = layer.kernel_quantizer
-    if not isinstance(quantizer, Binarizer):
-        raise UnsupportedLayerError(
-            layer, f"its kernel quantizer {type(quantizer).__name__} is not a Binarizer"
-        )
-    kernel = keras.ops.cast(layer.kernel, layer.variable_dtype)
-    centred, scale = quantizer.components(kernel)
-    centred = keras.ops.convert_to_numpy(centred)
-    zeros = int(np.count_nonzero(centred == 0)) if quantizer.sign_of_zero == 0 else 0
-    if zeros:
-        builder.note(layer, f"{zeros} kernel entries are exactly 0 and became +1")
-    filters = centred.shape[-1]
-    if scale is None:
-        scale = np.ones(filters)
-    else:
-        scale = keras.ops.convert_to_numpy(scale).astype("float64")
-        if scale.size != 1 and scale.shape != (1,) * (centred.ndim - 1) + (filters,):
-            raise UnsupportedLayerError(
-                layer, f"its kernel scale of shape {scale.shape} is not one per output channel"
-            )
-        scale = np.broadcast_to(scale.reshape(-1), (filters,))
-    return np.where(centred >= 0, 1.0, -1.0), scale
+def _map_output_sizes(layer, x):
+    rank = len(layer.kernel_size)
+    shape = (None, *x.shape[3 - rank :])
+    return (1,) * (2 - rank) + tuple(layer.compute_output_shape(shape)[1:-1])
 
 
-def _bias(layer):
-    filters = layer.kernel.shape[-1]
-    return np.zeros(filters) if layer.bias is None else keras.ops.convert_to_numpy(layer.bias)
+def _bias(layer, filters):
+    if layer.bias is None:
+        return np.zeros(filters)
+    return keras.ops.convert_to_numpy(layer.bias).astype("float64")
 
 
-def _add_bias(builder, layer, x):
-    return x if layer.bias is None else builder.offset(x, _bias(layer), layer.name)
+def _with_bias(builder, layer, x):
+    return x if layer.bias is None else builder.offset(x, _bias(layer, None), layer.name)
 
 
-def _reshape(builder, x, shape, name):
-    if tuple(x.shape[1:]) == tuple(shape):
-        return x
-    return keras.layers.Reshape(shape, name=builder.name(name), dtype=builder.dtype)(x)
-
-
-def _activate(builder, layer, x):
+def _activated(builder, layer, x):
     if layer.activation is keras.activations.linear:
         return x
-    name = builder.name(f"{layer.name}_activation")
-    return keras.layers.Activation(layer.activation, name=name, dtype=builder.dtype)(x)
+    return builder.activation(x, layer.activation, layer.name)
+
+
+def _note_missing_operation(builder, layer):
+    names = ["input_quantizer", *layer.kernel_quantizers.values()]
+    if all(getattr(getattr(layer, name), "precision", 32) == 1 for name in names):
+        builder.run_in_float(layer, NO_BINARY_OPERATION[type(layer)])

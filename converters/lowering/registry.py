@@ -5,6 +5,7 @@ from collections.abc import Callable
 import keras
 
 from bnnkeras.converters.errors import UnsupportedLayerError
+from bnnkeras.converters.lowering.intent import is_binary
 
 _RULES: dict[type, Callable] = {}
 
@@ -35,6 +36,7 @@ def lower(builder, operation, *args, **kwargs):
     Raises:
         UnsupportedLayerError: If the layer's class has no rule.
     """
+    builder.begin(operation.name, is_binary(operation))
     rule = _RULES.get(type(operation))
     if rule is not None:
         _check_activation(operation)

@@ -13,7 +13,14 @@ from keras import layers
 from bnnkeras import converters
 from bnnkeras.converters import flatbuffer, layerwise, probe
 from bnnkeras.converters import verification as verification_module
-from bnnkeras.converters.lowering import builder, geometry, quantized, registry
+from bnnkeras.converters.lowering import (
+    binary,
+    builder,
+    geometry,
+    quantized,
+    quantizers,
+    registry,
+)
 from bnnkeras.converters.worker import WorkerCrash, get_worker
 from bnnkeras.layers import QuantConv2D, QuantDense
 from bnnkeras.quantizers import Binarizer, LearnedThreshold
@@ -356,20 +363,20 @@ def test_the_file_of_another_architecture_is_found(healthy, randomized) -> None:
 
 
 def _wrong_border(patch):
-    border = quantized._border
-    patch.setattr(quantized, "_border", lambda *args: np.roll(border(*args), 1, axis=1))
+    border = binary._border
+    patch.setattr(binary, "_border", lambda *args: np.roll(border(*args), 1, axis=1))
 
 
 def _flip_without_kernel(patch):
-    patch.setattr(quantized.np, "flip", lambda kernel, axes: kernel)
+    patch.setattr(binary.np, "flip", lambda kernel, axes: kernel)
 
 
 def _crop_at_the_start(patch):
     def crop(self, x, rows, columns, name):
-        if not (rows or columns):
+        if not any((*rows, *columns)):
             return x
         return keras.layers.Cropping2D(
-            ((rows, 0), (columns, 0)), name=self.name(f"{name}_crop"), dtype=self.dtype
+            (rows[::-1], columns[::-1]), name=self.name(f"{name}_crop"), dtype=self.dtype
         )(x)
 
     patch.setattr(builder.Builder, "crop", crop)
@@ -389,45 +396,45 @@ def _forget_epsilon(patch):
 
 
 def _scale_of_the_next_filter(patch):
-    parts = quantized._kernel_parts
+    parts = quantizers.kernel_parts
 
     def kernel_parts(*args):
         signs, scale = parts(*args)
         return signs, np.roll(scale, 1)
 
-    patch.setattr(quantized, "_kernel_parts", kernel_parts)
+    patch.setattr(quantizers, "kernel_parts", kernel_parts)
 
 
 def _no_scale(patch):
-    parts = quantized._kernel_parts
+    parts = quantizers.kernel_parts
 
     def kernel_parts(*args):
         signs, scale = parts(*args)
         return signs, np.ones_like(scale)
 
-    patch.setattr(quantized, "_kernel_parts", kernel_parts)
+    patch.setattr(quantizers, "kernel_parts", kernel_parts)
 
 
 def _negated_kernel(patch):
-    parts = quantized._kernel_parts
+    parts = quantizers.kernel_parts
 
     def kernel_parts(*args):
         signs, scale = parts(*args)
         return -signs, scale
 
-    patch.setattr(quantized, "_kernel_parts", kernel_parts)
+    patch.setattr(quantizers, "kernel_parts", kernel_parts)
 
 
 def _no_bias(patch):
-    patch.setattr(quantized, "_bias", lambda layer: np.zeros(layer.kernel.shape[-1]))
+    patch.setattr(quantized, "_bias", lambda layer, filters: np.zeros(filters))
 
 
 def _no_threshold(patch):
-    patch.setattr(quantized, "_thresholded", lambda builder, layer, x: x)
+    patch.setattr(quantizers, "centred_input", lambda builder, layer, x, quantizer: x)
 
 
 def _no_activation(patch):
-    patch.setattr(quantized, "_activate", lambda builder, layer, x: x)
+    patch.setattr(quantized, "_activated", lambda builder, layer, x: x)
 
 
 def _sign_of_zero(patch):
@@ -456,18 +463,20 @@ def _always_same(patch):
 
 def _threshold_behind_the_padding(patch):
     """Zeros that are padded first are compared with the threshold, and not with 0."""
-    thresholded, pad = quantized._thresholded, builder.Builder.pad
+    centred_input, pad = quantizers.centred_input, builder.Builder.pad
     late = []
 
-    def postpone(builder, layer, x):
-        late[:] = [layer]
+    def postpone(builder, layer, x, quantizer):
+        late[:] = [(layer, quantizer)]
         return x
 
-    def pad_first(self, x, rows, columns, name):
-        x = pad(self, x, rows, columns, name)
-        return thresholded(self, late[0], x) if late and late[0].name == name else x
+    def pad_first(self, x, pads, name, value=0.0):
+        x = pad(self, x, pads, name, value)
+        if not late or late[0][0].name != name:
+            return x
+        return centred_input(self, late[0][0], x, late[0][1])
 
-    patch.setattr(quantized, "_thresholded", postpone)
+    patch.setattr(quantizers, "centred_input", postpone)
     patch.setattr(builder.Builder, "pad", pad_first)
 
 
