@@ -213,7 +213,8 @@ class Builder:
         if isinstance(source, Flip):
             return self.flip(self.affine(inputs[0], scale, bias, name), source.axes, name)
         if isinstance(source, keras.layers.Cropping2D):
-            return self.crop(self.affine(inputs[0], scale, bias, name), *source.cropping, name)
+            rows, columns = source.cropping
+            return self.crop(self.affine(inputs[0], scale, bias, name), rows, columns, name)
         if _only_moves(x):
             return self._affine_before_moves(x, scale, bias, name)
         if isinstance(source, SubtractFrom):

@@ -168,7 +168,8 @@ def _binary_pointwise(builder, layer, x):
         signs.reshape(1, 1, *signs.shape[-2:]),
         quantizers.per_filter(kernel_scale, -1, layer.filters),
         _bias(layer, layer.filters),
-        *(Axis(size, 1, 1, 0, 0) for size in x.shape[1:3]),
+        Axis(x.shape[1], 1, 1, 0, 0),
+        Axis(x.shape[2], 1, 1, 0, 0),
     )
     x, factor = _centred(builder, layer, x, layer.intermediate_quantizer)
     return _signed(builder, layer, x, convolution, factor)
