@@ -5,7 +5,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
-PYTEST := $(BIN)/pytest -q --durations=10 --timeout=600
+# Two processes, a file's tests in one of them, so that its fixtures are made once. PyTorch's own
+# threads would fight over the cores.
+JOBS ?= 2
+PYTEST := $(BIN)/pytest -q -n $(JOBS) --dist=loadfile --durations=10 --timeout=600
 CONSTRAINTS := constraints.txt
 
 # The extras behind each stamp. The demo needs neither torch nor jax.
@@ -43,8 +46,9 @@ test: $(VENV)/.stamp-test
 	$(MAKE) --no-print-directory types || failed="$$failed types"; \
 	for backend in jax torch tensorflow; do \
 	    case $$backend in tensorflow) select=;; *) select='-m any_backend';; esac; \
+	    case $$backend in torch) threads=OMP_NUM_THREADS=1;; *) threads=; esac; \
 	    echo "== pytest on $$backend"; \
-	    JAX_ENABLE_X64=1 KERAS_BACKEND=$$backend $(PYTEST) $$select $(PYTEST_ARGS) \
+	    env JAX_ENABLE_X64=1 KERAS_BACKEND=$$backend $$threads $(PYTEST) $$select $(PYTEST_ARGS) \
 	        || failed="$$failed $$backend"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "make test: failed:$$failed" >&2; exit 1; fi

@@ -34,7 +34,13 @@ def _run(arguments, **options):
 def test_demo_resumes_and_reports(tmp_path):
     command = [*_DEMO, "--epochs", "2", "--output", str(tmp_path)]
     with open(tmp_path / "log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # A shell that runs the tests in the background has children ignore interrupts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         deadline = time.monotonic() + 240
         while not (tmp_path / "training_state/state.json").exists():
             assert process.poll() is None and time.monotonic() < deadline
