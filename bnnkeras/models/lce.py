@@ -35,7 +35,7 @@ def lce_support(layer: keras.Operation) -> LceSupport | None:
     """What LCE will make of a layer once it is deployed; `None` for a layer without a kernel.
 
     LCE has one binary operation with weights, a 2-D convolution of +-1 with +-1. Deployment turns
-    dense, 1-D, grouped and 2-D transposed layers into it; nothing exists for depthwise and 3-D
+    dense, 1-D, grouped and transposed layers into it; nothing exists for depthwise and 3-D
     kernels. This is about the layer itself: `bnnkeras.converters` also needs fixed input sizes.
 
     Example:
@@ -83,7 +83,15 @@ def _unsupported_shape(layer) -> str:
         return "depthwise"
     if isinstance(layer, (layers.Conv3D, layers.Conv3DTranspose)):
         return "3-D"
-    return "1-D transposed" if isinstance(layer, layers.Conv1DTranspose) else ""
+    if isinstance(layer, _TRANSPOSED) and any(
+        (size - 1) * dilation + 1 < stride
+        for size, dilation, stride in zip(
+            layer.kernel_size, layer.dilation_rate, layer.strides, strict=True
+        )
+    ):
+        # Between the copies of the kernel there are outputs that are 0, which is no sign.
+        return "kernel smaller than its stride"
+    return ""
 
 
 def _unsupported_scale(layer) -> str:
@@ -102,14 +110,14 @@ def _unsupported_padding(layer) -> str:
     if getattr(layer, "data_format", None) == "channels_first":
         return "channels_first"
     pad_values = getattr(layer, "pad_values", 0)
-    return "" if pad_values in (0, 1) else f"pad_values={pad_values:g}"
+    return "" if pad_values in (-1, 0, 1) else f"pad_values={pad_values:g}"
 
 
 def _detour(layer) -> str:
     if isinstance(layer, layers.Dense):
         return "as a 1x1 convolution"
     if isinstance(layer, _TRANSPOSED):
-        return "as convolution and depth_to_space"
+        return "as convolutions, interleaved"
     if layer.groups > 1:
         return f"split into {layer.groups} groups"
     return "as a 2-D convolution" if isinstance(layer, layers.Conv1D) else ""

@@ -936,7 +936,7 @@ LCE = {
     "yes: split into 2 groups": lambda: layers.QuantConv2D(4, 3, groups=2, **BINARY),
     "yes: as a 1x1 convolution": lambda: layers.QuantDense(4, **BINARY),
     "yes: as a 2-D convolution": lambda: layers.QuantConv1D(4, 3, **BINARY),
-    "yes: as convolution and depth_to_space": lambda: layers.QuantConv2DTranspose(4, 2, **BINARY),
+    "yes: as convolutions, interleaved": lambda: layers.QuantConv2DTranspose(4, 2, **BINARY),
     "yes: pointwise part only": lambda: layers.QuantSeparableConv2D(
         4, 3, intermediate_quantizer="ste_sign", pointwise_quantizer="ste_sign"
     ),
@@ -954,7 +954,9 @@ LCE = {
     ),
     "no: 3-D": lambda: layers.QuantConv3D(4, 3, **BINARY),
     "no: depthwise": lambda: layers.QuantDepthwiseConv2D(3, **DEPTHWISE),
-    "no: 1-D transposed": lambda: layers.QuantConv1DTranspose(4, 3, **BINARY),
+    "no: kernel smaller than its stride": lambda: layers.QuantConv1DTranspose(
+        4, 2, strides=3, **BINARY
+    ),
     "no: channels_first": lambda: layers.QuantConv2D(4, 3, data_format="channels_first", **BINARY),
     "no: pad_values=0.5": lambda: layers.QuantConv2D(
         4, 3, padding="same", pad_values=0.5, **BINARY

@@ -8,6 +8,7 @@ import pytest
 
 from bnnkeras import converters, layers, quantizers
 from bnnkeras.converters.deployment import deployment_of
+from bnnkeras.models import lce_support
 
 pytestmark = pytest.mark.any_backend
 
@@ -181,6 +182,12 @@ def test_deploy_form_is_the_training_form(name, float64, randomized, backend):
     model = randomized(_model(cases))
     deployment = deployment_of(model, "float64")
     _assert_same_function(model, deployment.model)
+    # What `models.summary` says of a layer is what happens to it.
+    promised = {layer.name: lce_support(layer) for layer in model.layers}
+    for call in deployment.calls:
+        support = promised.get(call.layer)
+        if support is not None:
+            assert support.one_bit == (call.binary and call.float_reason is None), call
     reasons = set(deployment.float_reasons.values())
     if name in IN_FLOAT:
         assert not deployment.binary_calls and len(reasons) == 1
