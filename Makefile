@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 # Two processes, a file's tests in one of them, so that its fixtures are made once. PyTorch's own
 # threads would fight over the cores.
 JOBS ?= 2
-PYTEST := $(BIN)/pytest -q -n $(JOBS) --dist=loadfile --durations=10 --timeout=600
+PYTEST := $(BIN)/pytest -q -n $(JOBS) --dist=loadfile --durations=10 -rs --timeout=600
 CONSTRAINTS := constraints.txt
 
 # The extras behind each stamp. The demo needs neither torch nor jax.
