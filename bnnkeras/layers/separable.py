@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from bnnkeras import quantizers
+from bnnkeras.layers.base import QuantizedLayer
 from bnnkeras.layers.spatial import PaddedLayer
 from bnnkeras.registration import register
 
@@ -52,6 +53,14 @@ class QuantizedSeparableConvolution(PaddedLayer):
             **kwargs,
         )
         self.intermediate_quantizer = quantizers.get(intermediate_quantizer)
+
+    def call(self, inputs):
+        names = ["input_quantizer", "intermediate_quantizer", *self.kernel_quantizers.values()]
+        native = self.padding != "symmetric" and not (self.pad_values or self._channels_first)
+        if native and all(getattr(self, name) is None for name in names):
+            # Keras has one operation for both convolutions, which may round otherwise than two.
+            return super(QuantizedLayer, self).call(inputs)
+        return super().call(inputs)
 
     def operation(self, inputs, kernel, padding: str):
         x = ops.depthwise_conv(
