@@ -5,7 +5,9 @@ import numpy as np
 from keras import layers
 
 from bnnkeras.converters.errors import UnsupportedLayerError
+from bnnkeras.converters.graph import producer
 from bnnkeras.converters.layers import Convolution
+from bnnkeras.converters.lowering.geometry import Axis
 from bnnkeras.converters.lowering.registry import lowering_rule
 from bnnkeras.layers import MaxPooling2D
 
@@ -24,6 +26,7 @@ from bnnkeras.layers import MaxPooling2D
     layers.ReLU,
     layers.Reshape,
     layers.Softmax,
+    layers.ZeroPadding2D,
     MaxPooling2D,
 )
 def keep(builder, layer, *args, **kwargs):
@@ -41,7 +44,30 @@ def drop(builder, layer, inputs):
 def keep_convolution(builder, layer, inputs):
     if layer.data_format != "channels_last":
         raise UnsupportedLayerError(layer, 'only data_format="channels_last" runs on LCE')
-    return builder.copy(layer, Convolution)(inputs)
+    return builder.copy(layer, Convolution)(_trimmed(builder, layer, inputs))
+
+
+def _trimmed(builder, layer, x):
+    """x without the far padding that no window of a strided convolution reads.
+
+    LCE's converter takes pads such as (1, 1) before a VALID convolution of stride 2 for SAME's
+    (0, 1), and the file is wrong without a word.
+    """
+    source, inputs = producer(x)
+    if not isinstance(source, layers.ZeroPadding2D) or layer.padding != "valid":
+        return x
+    axes = [
+        Axis(size, (kernel - 1) * dilation + 1, stride, *pads)
+        for size, kernel, dilation, stride, pads in zip(
+            inputs[0].shape[1:3],
+            layer.kernel_size,
+            layer.dilation_rate,
+            layer.strides,
+            source.padding,
+            strict=True,
+        )
+    ]
+    return builder.pad(inputs[0], [axis.explicit for axis in axes], layer.name)
 
 
 @lowering_rule(layers.BatchNormalization)

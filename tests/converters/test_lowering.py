@@ -303,3 +303,18 @@ def test_a_scale_of_the_data_must_be_one_per_layer(per_layer, float64, randomize
     deployment = deployment_of(model, "float64")
     assert bool(deployment.float_reasons) is not per_layer
     _assert_same_function(model, deployment.model)
+
+
+@pytest.mark.parametrize(("size", "kernel", "pad"), [(8, 3, 1), (9, 3, 1), (8, 7, 3), (5, 2, 1)])
+def test_padding_before_a_strided_convolution_is_trimmed(size, kernel, pad, float64, randomized):
+    inputs = keras.Input((size, size, 3))
+    x = keras.layers.ZeroPadding2D(pad)(inputs)
+    x = keras.layers.Conv2D(4, kernel, strides=2)(x)
+    model = randomized(keras.Model(inputs, x))
+    deployed = deployment_of(model, "float64").model
+    _assert_same_function(model, deployed)
+    (padding,) = (
+        layer for layer in deployed.layers if isinstance(layer, keras.layers.ZeroPadding2D)
+    )
+    read = (model.output_shape[1] - 1) * 2 + kernel - size
+    assert padding.padding == ((pad, read - pad),) * 2
