@@ -410,7 +410,7 @@ def _bias(layer, filters):
 
 
 def _with_bias(builder, layer, x):
-    return x if layer.bias is None else builder.offset(x, _bias(layer, None), layer.name)
+    return x if layer.bias is None else builder.offset(x, _bias(layer, x.shape[-1]), layer.name)
 
 
 def _activated(builder, layer, x):
