@@ -46,9 +46,6 @@ def verify(arrays, *, model_path: str, kernels: list[str]):
     foreign = [*_foreign_interface(file, deployed)]
     result: dict[str, Any] = {
         "binary_layers_converted": [match.unit.name for match in matches],
-        "binary_layers_left": [
-            unit.name for unit in units if all(unit is not match.unit for match in matches)
-        ],
         "structure_problems": problems + foreign,
         "kernels": {},
     }

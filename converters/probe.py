@@ -178,8 +178,8 @@ def _is_exact(operation, args, kwargs) -> bool:
 
 def _quantizers(layer) -> list:
     """The quantizers of a quantized layer."""
-    names = ["input_quantizer", "intermediate_quantizer", *layer.kernel_quantizers.values()]
-    return [getattr(layer, name) for name in names if getattr(layer, name, None) is not None]
+    found = (getattr(layer, name) for name in layer.quantizer_names)
+    return [quantizer for quantizer in found if quantizer is not None]
 
 
 def _is_plain(quantizer) -> bool:

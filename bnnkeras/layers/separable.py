@@ -55,9 +55,8 @@ class QuantizedSeparableConvolution(PaddedLayer):
         self.intermediate_quantizer = quantizers.get(intermediate_quantizer)
 
     def call(self, inputs):
-        names = ["input_quantizer", "intermediate_quantizer", *self.kernel_quantizers.values()]
         native = self.padding != "symmetric" and not (self.pad_values or self._channels_first)
-        if native and all(getattr(self, name) is None for name in names):
+        if native and all(getattr(self, name) is None for name in self.quantizer_names):
             # Keras has one operation for both convolutions, which may round otherwise than two.
             return super(QuantizedLayer, self).call(inputs)
         return super().call(inputs)

@@ -53,9 +53,7 @@ def get(identifier) -> Callable | None:
         >>> quantizers.get("magnitude_aware_sign").precision
         1
     """
-    if isinstance(identifier, str):
-        return deserialize(identifier)
-    if isinstance(identifier, dict):
+    if isinstance(identifier, (str, dict)):
         return deserialize(identifier)
     if identifier is None or (callable(identifier) and not isinstance(identifier, type)):
         return identifier

@@ -420,6 +420,6 @@ def _activated(builder, layer, x):
 
 
 def _note_missing_operation(builder, layer):
-    names = ["input_quantizer", *layer.kernel_quantizers.values()]
-    if all(getattr(getattr(layer, name), "precision", 32) == 1 for name in names):
+    quantized = (getattr(layer, name) for name in layer.quantizer_names)
+    if all(getattr(quantizer, "precision", 32) == 1 for quantizer in quantized):
         builder.run_in_float(layer, NO_BINARY_OPERATION[type(layer)])
