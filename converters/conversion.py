@@ -3,16 +3,24 @@
 import dataclasses
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
 
+from bnnkeras.converters import graph
 from bnnkeras.converters.deployment import deploy, deployment_of
 from bnnkeras.converters.errors import ConversionError
-from bnnkeras.converters.verification import KERNELS, Verification
-from bnnkeras.converters.verification import verify as verify_file
+from bnnkeras.converters.metadata import file_metadata
+from bnnkeras.converters.models import load_model, with_input_size
+from bnnkeras.converters.verification import (
+    KERNELS,
+    Verification,
+    named_inputs,
+    verify_deployment,
+)
 from bnnkeras.converters.worker import get_worker
-from bnnkeras.files import replacing
+from bnnkeras.files import check_writable, replacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +53,10 @@ def convert(
     verify: bool = True,
     inputs=None,
     batch_size: int = 1,
+    input_size=None,
     exact_zeros: bool = False,
+    class_names: Sequence[str] | None = None,
+    preprocessing: str | Mapping | None = None,
     timeout_seconds: float = 600.0,
 ) -> Conversion:
     """Converts a model to a `.tflite` file for Larq Compute Engine, and proves it right.
@@ -54,8 +65,8 @@ def convert(
     whatever the backend of this process is.
 
     Args:
-        model_or_path: A functional or Sequential Keras model with fixed input sizes, or the path of
-            a `.keras` file.
+        model_or_path: A functional or Sequential Keras model, or the path of a `.keras` file; of
+            any backend and dtype policy.
         output: Path to write to, or `None` to keep the bytes only. The file appears when all checks
             have passed.
         strict: Whether a model that is not verified, or of which a binary layer would run in float,
@@ -64,12 +75,18 @@ def convert(
             structural part.
         inputs: Real inputs for `verify`; `None` for noise.
         batch_size: Batch size of the file. Defaults to 1.
+        input_size: Spatial sizes, such as `(224, 224)`, or shapes without the batch axis; a dict by
+            input name where the model has several. Needed where the model leaves sizes open.
         exact_zeros: Whether a layer built with `sign_of_zero=0` becomes two binary convolutions,
             so that inputs of exactly 0 count as 0. By default they count as +1.
+        class_names: Names of the classes, stored in the file.
+        preprocessing: What an application has to do to its inputs, in words or as JSON values;
+            stored in the file.
         timeout_seconds: Bound for each request to the child process.
 
     Returns:
-        A `Conversion`.
+        A `Conversion`. `converters.Interpreter(file).metadata` holds what is stored in the file
+        beside the network: versions, the layer of each operator, paddings, notes and the above.
 
     Raises:
         UnsupportedLayerError: If a layer has no deploy form.
@@ -85,17 +102,29 @@ def convert(
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size!r}")
-    model = _load(model_or_path)
+    model = with_input_size(graph.as_functional(load_model(model_or_path)), input_size)
     deployment = deployment_of(model, exact_zeros=exact_zeros)
-    flatbuffer = _in_worker("convert", deployment.model, batch_size, timeout_seconds)
+    inputs = named_inputs(model, inputs)
+    metadata = file_metadata(model, deployment, class_names, preprocessing)
+    if output is not None:
+        check_writable(Path(output).parent)
+    flatbuffer = _in_worker(
+        "convert",
+        deployment.model,
+        batch_size,
+        timeout_seconds,
+        origins=deployment.labels.origins,
+        results=deployment.labels.results,
+        metadata=metadata,
+    )
     # Without `verify` the structure is still read: a layer left in float must not go unnoticed.
-    verification = verify_file(
+    verification = verify_deployment(
         model,
+        deployment,
         flatbuffer,
         inputs,
         kernels=KERNELS if verify else (),
         run_probe=verify,
-        exact_zeros=exact_zeros,
         timeout_seconds=timeout_seconds,
     )
     if strict and not verification.passed:
@@ -124,24 +153,15 @@ def convert_float(model: keras.Model, batch_size: int = 1, timeout_seconds: floa
     return _in_worker("convert_float", deploy(model), batch_size, timeout_seconds)
 
 
-def _in_worker(command, deployed, batch_size, timeout_seconds) -> bytes:
+def _in_worker(command, deployed, batch_size, timeout_seconds, **parameters) -> bytes:
     with tempfile.TemporaryDirectory(prefix="bnnkeras-") as folder:
         path = Path(folder, "deploy.keras")
         deployed.save(path)
         _, arrays = get_worker().request(
-            command, model_path=path, batch_size=batch_size, timeout_seconds=timeout_seconds
+            command,
+            model_path=path,
+            batch_size=batch_size,
+            timeout_seconds=timeout_seconds,
+            **parameters,
         )
     return arrays["flatbuffer"].tobytes()
-
-
-def _load(model_or_path):
-    if isinstance(model_or_path, keras.Model):
-        return model_or_path
-    if not isinstance(model_or_path, (str, os.PathLike)):
-        raise TypeError(
-            "`model_or_path` must be a keras.Model or the path of a .keras file. "
-            f"Received: {type(model_or_path).__name__}"
-        )
-    if not Path(model_or_path).is_file():
-        raise FileNotFoundError(f"There is no file {str(model_or_path)!r}")
-    return keras.models.load_model(model_or_path, compile=False)

@@ -1,11 +1,11 @@
 """The deploy form: the same function, out of layers that Larq Compute Engine runs right."""
 
 import dataclasses
-import functools
 
 import keras
 
 from bnnkeras.converters import graph
+from bnnkeras.converters.labels import Labels
 from bnnkeras.converters.lowering import Builder, Call, lower
 
 
@@ -17,11 +17,13 @@ class Deployment:
         model: The deploy form.
         calls: What became of each call of a layer.
         notes: What differs from the training form on purpose, by layer.
+        labels: Which layers the deploy form's operations come from.
     """
 
     model: keras.Model
     calls: list[Call]
     notes: dict[str, str]
+    labels: Labels
 
     @property
     def binary_calls(self) -> list[Call]:
@@ -70,10 +72,11 @@ def deploy(model: keras.Model, dtype: str = "float32", *, exact_zeros: bool = Fa
 def deployment_of(model, dtype: str = "float32", exact_zeros: bool = False) -> Deployment:
     """`deploy`, with its record."""
     model = graph.as_functional(model)
-    dynamic = {x.name: tuple(x.shape) for x in model.inputs if None in x.shape[1:]}
+    dynamic = {graph.input_name(x): tuple(x.shape) for x in model.inputs if None in x.shape[1:]}
     if dynamic:
         raise ValueError(
-            "`model` must have fixed input sizes: build it with them, and load its weights. "
+            "`model` must have fixed input sizes: give `input_size` to convert, or build the model "
+            "with them and load its weights. "
             f"Received: {dynamic}"
         )
     builder = Builder(dtype, exact_zeros)
@@ -83,10 +86,30 @@ def deployment_of(model, dtype: str = "float32", exact_zeros: bool = False) -> D
         return keras.Input(
             batch_shape=tensor.shape,
             dtype=dtype if is_float else tensor.dtype,
-            name=builder.name(tensor.name),
+            name=builder.name(graph.input_name(tensor)),
         )
 
+    labels = Labels({}, {})
+
+    def lowered(operation, *args, **kwargs):
+        outputs = lower(builder, operation, *args, **kwargs)
+        _label(labels, operation.name, outputs)
+        return outputs
+
     inputs = keras.tree.map_structure(new_input, model.input)
-    outputs = graph.replay(model, inputs, functools.partial(lower, builder))
+    outputs = graph.replay(model, inputs, lowered)
     deployed = keras.Model(inputs, outputs, name=f"{model.name}_deploy")
-    return Deployment(deployed, builder.calls, builder.notes)
+    return Deployment(deployed, builder.calls, builder.notes, labels)
+
+
+def _label(labels: Labels, layer: str, outputs):
+    """Notes that what leads up to `outputs`, as far as it is new, was made for `layer`."""
+    ahead = [graph.producer(tensor) for tensor in keras.tree.flatten(outputs)]
+    for operation, _ in ahead:
+        # A layer that computes nothing in deployment returns what the one before it computed.
+        labels.results.setdefault(operation.name, layer)
+    while ahead:
+        operation, inputs = ahead.pop()
+        if operation.name not in labels.origins and inputs:
+            labels.origins[operation.name] = layer
+            ahead += [graph.producer(tensor) for tensor in inputs]

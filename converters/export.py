@@ -9,18 +9,44 @@ import numpy as np
 import bnnkeras
 from bnnkeras.converters import (
     flatbuffer,
+    graph,
+    labels,
     layers,  # noqa: F401  (registers the deploy layers for loading)
 )
+from bnnkeras.converters.plan import output_names
 from bnnkeras.converters.worker.registry import command
 from bnnkeras.converters.worker.requirements import import_or_explain
 
 
 @command("convert")
-def convert(arrays, *, model_path: str, batch_size: int):
-    """Converts a saved deploy form; the result array "flatbuffer" holds the bytes of the file."""
+def convert(arrays, *, model_path: str, batch_size: int, origins, results, metadata):
+    """Converts a saved deploy form; the result array "flatbuffer" holds the bytes of the file.
+
+    `origins` and `results` are those of `labels.Labels`, `metadata` is stored in the file.
+    """
     model = keras.models.load_model(model_path, compile=False)
+    with labels.tagged(model) as names:
+        data = flatbuffer_of(model, batch_size)
+    operations = [graph.producer(tensor)[0] for tensor in model.outputs]
+    data, operator_layers = labels.labelled(
+        data,
+        names,
+        labels.Labels(origins, results),
+        [tensor.name for tensor in model.inputs],
+        {
+            name: (operation.name, type(operation).__name__)
+            for name, operation in zip(output_names(model), operations, strict=True)
+        },
+        labels.fusable(model),
+    )
     data = flatbuffer.with_metadata(
-        flatbuffer_of(model, batch_size), {"bnnkeras_version": bnnkeras.__version__}
+        data,
+        {
+            "bnnkeras_version": bnnkeras.__version__,
+            "keras_version": keras.__version__,
+            **metadata,
+            "operator_layers": operator_layers,
+        },
     )
     return {}, {"flatbuffer": np.frombuffer(data, np.uint8)}
 

@@ -233,6 +233,43 @@ def with_outputs(data: bytes, tensor_indices: Sequence[int]) -> bytes:
     return _pack(model)
 
 
+def with_names(
+    data: bytes,
+    tensor_names: Mapping[int, str],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> bytes:
+    """Returns the same model with other tensor names, its inputs and outputs in a given order.
+
+    Args:
+        data: Bytes of the file.
+        tensor_names: Names of tensors by index; the others keep theirs.
+        inputs: Names of the signature's inputs, in the order wanted for the positions.
+        outputs: Likewise of the outputs.
+
+    Raises:
+        ValueError: If `inputs` or `outputs` are not the signature's.
+    """
+    model = _unpack(data)
+    _drop_metadata(model)
+    graph = model.subgraphs[0]
+    for index, name in tensor_names.items():
+        graph.tensors[index].name = name
+    signature = model.signatureDefs[0]
+    for what, names, entries in (
+        ("inputs", inputs, signature.inputs),
+        ("outputs", outputs, signature.outputs),
+    ):
+        known = {entry.name.decode(): int(entry.tensorIndex) for entry in entries}
+        if set(known) != set(names):
+            raise ValueError(
+                f"`{what}` must be the names in the signature: {sorted(known)}. Received: {names}"
+            )
+        # One tensor may be several outputs; LCE knows it at one position only.
+        setattr(graph, what, [*dict.fromkeys(known[name] for name in names)])
+    return _pack(model)
+
+
 def with_metadata(data: bytes, values: Mapping[str, Any]) -> bytes:
     """Returns the same model with a JSON object of ours inside, sealed by a hash.
 

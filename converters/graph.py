@@ -1,6 +1,6 @@
 """Walks over functional graphs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import keras
 
@@ -57,3 +57,41 @@ def producer(tensor: keras.KerasTensor):
     """The operation that made a symbolic tensor, and that operation's own inputs."""
     operation, node_index, _ = tensor._keras_history
     return operation, operation._inbound_nodes[node_index].input_tensors
+
+
+def input_name(tensor: keras.KerasTensor) -> str:
+    """The name of a model's input: its layer's, because a saved model forgets the tensor's."""
+    return producer(tensor)[0].name
+
+
+def with_input_shapes(model: keras.Model, shapes: Mapping[str, tuple[int, ...]]) -> keras.Model:
+    """The same model with the same weights, on inputs of other sizes.
+
+    Args:
+        model: A functional or Sequential model; nested models are inlined.
+        shapes: Shapes without the batch axis, by input name.
+
+    Raises:
+        ValueError: If a layer does not take the sizes, or its weights depend on them.
+    """
+    model = as_functional(model)
+    copies: dict[int, keras.Operation] = {}
+
+    # Copies, because a call of the originals would grow the user's graph.
+    def call(operation, *args, **kwargs):
+        if id(operation) in copies:
+            return copies[id(operation)](*args, **kwargs)
+        twin = type(operation).from_config(operation.get_config())
+        copies[id(operation)] = twin
+        outputs = twin(*args, **kwargs)
+        if isinstance(operation, keras.layers.Layer):
+            twin.set_weights(operation.get_weights())
+        return outputs
+
+    inputs = keras.tree.map_structure(
+        lambda tensor: keras.Input(
+            shapes[input_name(tensor)], dtype=tensor.dtype, name=input_name(tensor)
+        ),
+        model.input,
+    )
+    return keras.Model(inputs, replay(model, inputs, call), name=model.name)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bnnkeras.converters import flatbuffer
 from bnnkeras.converters.worker import get_worker
 
 
@@ -70,6 +71,11 @@ class Interpreter:
     def kernel(self) -> str:
         """The kernel in use, also where the argument was `None`."""
         return self._kernel
+
+    @property
+    def metadata(self) -> dict[str, Any] | None:
+        """What `convert` stored in the file beside the network; `None` for files of others."""
+        return flatbuffer.metadata(self._model)
 
     @property
     def input_names(self) -> list[str]:

@@ -109,8 +109,30 @@ def verify(
             f"Received: {type(flatbuffer).__name__}"
         )
     data = flatbuffer if isinstance(flatbuffer, bytes) else Path(flatbuffer).read_bytes()
-    inputs = named_inputs(model, inputs)
     deployment = deployment_of(model, exact_zeros=exact_zeros)
+    return verify_deployment(
+        model,
+        deployment,
+        data,
+        inputs,
+        kernels=kernels,
+        run_probe=run_probe,
+        timeout_seconds=timeout_seconds,
+    )
+
+
+def verify_deployment(
+    model: keras.Model,
+    deployment: Deployment,
+    data: bytes,
+    inputs,
+    *,
+    kernels: tuple[str, ...],
+    run_probe: bool,
+    timeout_seconds: float,
+) -> Verification:
+    """`verify`, of a functional model whose deploy form is at hand."""
+    inputs = named_inputs(model, inputs)
     with tempfile.TemporaryDirectory(prefix="bnnkeras-") as folder:
         path = Path(folder, "deploy.keras")
         deployment.model.save(path)
@@ -144,7 +166,7 @@ def named_inputs(model: keras.Model, inputs) -> dict[str, np.ndarray]:
     Raises:
         ValueError: If the names or shapes are not those of the model.
     """
-    wanted = {tensor.name: tuple(tensor.shape[1:]) for tensor in model.inputs}
+    wanted = {graph.input_name(tensor): tuple(tensor.shape[1:]) for tensor in model.inputs}
     if inputs is None:
         generator = np.random.default_rng(0)
         return {

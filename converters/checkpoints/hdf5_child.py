@@ -1,7 +1,8 @@
-"""Reads a legacy Keras weight file; run as a program, because HDF5 hangs on some damaged files.
+"""Reads Keras weight files; run as a program, because HDF5 hangs on some damaged files.
 
-`python -P hdf5_child.py PATH LIMIT_BYTES` writes one line of JSON, what the file holds or why it
-cannot be read, and then the bytes of all arrays in that order if they are within the limit.
+`python -P hdf5_child.py PATH LIMIT_BYTES` writes one line of JSON, what a legacy file holds or why
+it cannot be read, and then the bytes of all arrays in that order if they are within the limit.
+`python -P hdf5_child.py PATH check` looks at a file of Keras 3 and writes `{}` or the error.
 It imports nothing of bnnkeras: Keras would take seconds to load.
 """
 
@@ -51,6 +52,30 @@ def arrays(file: h5py.File, layers: list[dict[str, Any]]):
             yield np.asarray(dataset[()], dtype=np.dtype(weight["dtype"]).newbyteorder("<"))
 
 
+def check(file: h5py.File) -> None:
+    """Walks all of a file, whatever its layout.
+
+    Raises:
+        ValueError: If an array is compressed, lies outside of the file, or claims more bytes than
+            the file has.
+    """
+    groups, seen, claimed = [file], 0, 0
+    while groups:
+        group = groups.pop()
+        for name in group:
+            seen += 1
+            if seen > _MOST_NAMES:
+                raise ValueError(f"it has more than {_MOST_NAMES} members")
+            child = _child(group, name)
+            if isinstance(child, h5py.Group):
+                groups.append(child)
+                continue
+            _check_storage(child, f"{group.name}/{name}")
+            claimed += child.size * child.dtype.itemsize
+    if claimed > file.id.get_filesize():
+        raise ValueError("its arrays claim more bytes than it has")
+
+
 def _names(group, attribute):
     """A list of names; Keras cuts one that is too long for HDF5 into `attribute0`, 1, ..."""
     if attribute in group.attrs:
@@ -83,14 +108,18 @@ def _describe(group, name):
     dataset = _child(group, name)
     if not isinstance(dataset, h5py.Dataset):
         raise ValueError(f"{name!r} is no array")
+    _check_storage(dataset, name)
+    if dataset.dtype.kind not in "fiu":
+        raise ValueError(f"{name!r} is no array of real numbers but of {dataset.dtype}")
+    return {"name": name, "shape": list(dataset.shape), "dtype": dataset.dtype.name}
+
+
+def _check_storage(dataset, name):
     storage = dataset.id.get_create_plist()
     if dataset.external or dataset.is_virtual or storage.get_nfilters():
         raise ValueError(
             f"{name!r} is compressed or lies in another file, which Keras never writes"
         )
-    if dataset.dtype.kind not in "fiu":
-        raise ValueError(f"{name!r} is no array of real numbers but of {dataset.dtype}")
-    return {"name": name, "shape": list(dataset.shape), "dtype": dataset.dtype.name}
 
 
 def _limit_memory(limit_bytes):
@@ -101,10 +130,16 @@ def _limit_memory(limit_bytes):
         resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
 
 
-def answer(path: str, limit_bytes: int) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """What is in the file, or an error; the arrays if together they are within the limit."""
+def answer(path: str, limit_bytes: int | None) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """What is in the file, or an error; the arrays if together they are within the limit.
+
+    Without a limit, only whether the file may be opened.
+    """
     try:
         with h5py.File(path, "r") as file:
+            if limit_bytes is None:
+                check(file)
+                return {}, []
             layers = listing(file)
             sizes = [
                 int(np.prod(weight["shape"], dtype=object)) * np.dtype(weight["dtype"]).itemsize
@@ -120,9 +155,9 @@ def answer(path: str, limit_bytes: int) -> tuple[dict[str, Any], list[np.ndarray
 
 
 def main() -> None:
-    limit_bytes = int(sys.argv[2])
+    limit_bytes = None if sys.argv[2] == "check" else int(sys.argv[2])
     # The arrays are there twice, the second time as the bytes written.
-    _limit_memory(2 * limit_bytes + _OVERHEAD_BYTES)
+    _limit_memory(2 * (limit_bytes or 0) + _OVERHEAD_BYTES)
     header, values = answer(sys.argv[1], limit_bytes)
     sys.stdout.buffer.write(json.dumps(header).encode() + b"\n")
     for array in values:

@@ -2,21 +2,16 @@
 
 import functools
 import itertools
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from bnnkeras.converters.checkpoints import arrays
+from bnnkeras.converters.checkpoints import arrays, hdf5
 from bnnkeras.converters.checkpoints.names import variables_by_path
 from bnnkeras.converters.checkpoints.report import LoadReport, enumerate_briefly
 
-_CHILD = Path(__file__).with_name("hdf5_child.py")
-_TIMEOUT_SECONDS = 120
 # float64, the widest type that is read.
 _BYTES_PER_VALUE = 8
 # Weights that must not be taken for each other although their shapes agree.
@@ -129,24 +124,10 @@ def _read(path: Path, limit_bytes: int) -> tuple[list[dict], list[np.ndarray]]:
     Raises:
         ValueError: If the child process finds the file unreadable, or did not survive it.
     """
-    # -P: this folder must not be searched for modules, it has names that others have too.
-    command = [sys.executable, "-P", str(_CHILD), str(path.resolve()), str(limit_bytes)]
     try:
-        child = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        raise _unreadable(path, f"reading took more than {_TIMEOUT_SECONDS} s") from None
-    header, _, body = child.stdout.partition(b"\n")
-    try:
-        answer = json.loads(header)
-    except ValueError:
-        reason = child.stderr.decode(errors="replace").strip().splitlines()
-        raise _unreadable(
-            path, f"the reader ended with {child.returncode} {reason[-1] if reason else ''}"
-        ) from None
-    if "error" in answer:
-        raise _unreadable(path, answer["error"])
+        answer, body = hdf5.ask(path, limit_bytes)
+    except hdf5.UnreadableFile as error:
+        raise _unreadable(path, error) from None
     data = []
     if answer["within"]:
         offset = 0

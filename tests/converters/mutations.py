@@ -1,7 +1,7 @@
 """Damaged files for the tests of readers; as a program, feeds them to the HDF5 reader.
 
-`python mutations.py READER FILE FIRST COUNT` reads mutations FIRST..COUNT of a file with the module
-at READER, one line each. HDF5 hangs on some, so the program may end early: of an alarm.
+`python mutations.py READER FILE REQUEST FIRST COUNT` reads mutations FIRST..COUNT of a file with the
+module at READER, one line each. HDF5 hangs on some, so the program may end early: of an alarm.
 """
 
 import importlib.util
@@ -43,14 +43,15 @@ def main() -> None:
     assert spec is not None and spec.loader is not None
     reader = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(reader)
-    file, first, count = Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    file, first, count = Path(sys.argv[2]), int(sys.argv[4]), int(sys.argv[5])
+    limit_bytes = None if sys.argv[3] == "check" else int(sys.argv[3])
     data, damaged = file.read_bytes(), file.with_suffix(".damaged")
     for seed in range(first, count):
         # A new file each time: to truncate one costs a flush.
         damaged.unlink(missing_ok=True)
         damaged.write_bytes(mutate(data, seed))
         signal.alarm(_SECONDS)
-        header, _ = reader.answer(str(damaged), 10_000)
+        header, _ = reader.answer(str(damaged), limit_bytes)
         print(seed, "error" if "error" in header else "read", flush=True)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import bnnkeras
 from bnnkeras import converters
-from bnnkeras.converters.checkpoints import hdf5_child, larq
+from bnnkeras.converters.checkpoints import hdf5, hdf5_child
 
 HERE = Path(__file__).parent
 
@@ -224,21 +224,26 @@ def test_files_of_another_kind(folder, tmp_path):
 def test_a_reader_that_hangs_or_dies(monkeypatch, tmp_path):
     path = write(tmp_path / "a.h5", small_arrays())
     child = tmp_path / "child.py"
-    monkeypatch.setattr(larq, "_CHILD", child)
+    monkeypatch.setattr(hdf5, "_CHILD", child)
     child.write_text("import os; os.abort()")
     assert_refused(path, "the reader ended with -6")
-    monkeypatch.setattr(larq, "_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(hdf5, "_TIMEOUT_SECONDS", 0.5)
     child.write_text("import time; time.sleep(60)")
     assert_refused(path, "reading took more than 0.5 s")
 
 
 @pytest.mark.slow
-def test_damaged_files(tmp_path):
+@pytest.mark.parametrize("request_text", ["10000", "check"])
+def test_damaged_files(tmp_path, request_text):
     """Each ends in an answer, or the process that reads it is stopped."""
-    path = write(tmp_path / "a.h5", small_arrays())
+    path = tmp_path / "a.weights.h5"
+    if request_text == "check":
+        small_model().save_weights(path)
+    else:
+        write(path, small_arrays())
     count, first, stopped, answers = 2000, 0, 0, []
     while first < count:
-        arguments = [hdf5_child.__file__, path, first, count]
+        arguments = [hdf5_child.__file__, path, request_text, first, count]
         result = subprocess.run(
             [sys.executable, str(HERE / "mutations.py"), *map(str, arguments)],
             capture_output=True,
