@@ -1,7 +1,7 @@
 """Damaged files for the tests of readers; as a program, feeds them to the HDF5 reader.
 
-`python mutations.py READER FILE REQUEST FIRST COUNT` reads mutations FIRST..COUNT of a file with the
-module at READER, one line each. HDF5 hangs on some, so the program may end early: of an alarm.
+`python mutations.py READER FILE REQUEST FIRST COUNT` reads mutations FIRST..COUNT of a file with
+the module at READER, one line each. HDF5 hangs on some, so it may end early: of an alarm.
 """
 
 import importlib.util
