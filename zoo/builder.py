@@ -6,6 +6,24 @@ import os
 import keras
 from keras import layers
 
+from bnnkeras.converters import load_official
+from bnnkeras.converters.checkpoints.files import SUFFIXES as OFFICIAL_SUFFIXES
+
+
+def torch_initializer():
+    """PyTorch's default for convolutions and dense layers: U(-b, b), b = 1 / sqrt(fan_in)."""
+    return keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
+
+
+def he_normal(mode: str = "fan_in"):
+    """PyTorch's and Caffe's normal distribution of deviation sqrt(2 / fan), not truncated."""
+    return keras.initializers.VarianceScaling(2.0, mode=mode, distribution="untruncated_normal")
+
+
+def batch_normalization(name: str):
+    """PyTorch's defaults: epsilon 1e-5, and what Keras calls a momentum of 0.9."""
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)
+
 
 def image_input(input_shape, input_tensor, default_shape):
     """The symbolic image that a model starts from.
@@ -47,11 +65,30 @@ def _are_sizes(shape):
 
 
 def classification_head(
-    x, classes, include_top, pooling, classifier_activation, kernel_initializer, bias_initializer
+    x,
+    classes,
+    include_top,
+    pooling,
+    classifier_activation,
+    kernel_initializer,
+    bias_initializer,
+    neck=None,
 ):
-    """Global pooling and classifier, or what `include_top=False` leaves of them."""
+    """Global pooling and classifier, or what `include_top=False` leaves of them.
+
+    Args:
+        x: The feature map.
+        classes: Number of classes.
+        include_top: Whether there is a classifier.
+        pooling: Without it: `None`, `"avg"` or `"max"`.
+        classifier_activation: Of the classifier, or `None`.
+        kernel_initializer: Of the classifier.
+        bias_initializer: Likewise.
+        neck: A function of the pooled features, between them and the classifier.
+    """
     if include_top:
         x = layers.GlobalAveragePooling2D(name="pool")(x)
+        x = x if neck is None else neck(x)
         return layers.Dense(
             classes,
             activation=classifier_activation,
@@ -77,19 +114,30 @@ def check_top(include_top, classes, pooling):
 def finish(inputs, outputs, name, weights):
     """The functional model, with the weights of a local file loaded if a path is given.
 
+    Args:
+        inputs: The symbolic image that the model started from.
+        outputs: What it ends in.
+        name: Name of the model.
+        weights: `None`, the path of a `.weights.h5` or `.keras` file of this architecture, or of
+            a checkpoint of the official implementation, which `load_official` reads.
+
     Raises:
-        ValueError: If `weights` is neither `None` nor the path of a `.weights.h5` or `.keras` file.
+        ValueError: If `weights` is something else, or the file holds other weights.
     """
     sources = keras.utils.get_source_inputs(inputs)
     # A list of one would make the model warn at every call with a bare tensor.
     model = keras.Model(sources[0] if len(sources) == 1 else sources, outputs, name=name)
-    if weights is not None:
-        path = os.fspath(weights) if isinstance(weights, (str, os.PathLike)) else ""
-        if not os.path.isfile(path):
-            raise ValueError(
-                "`weights` must be None or the path of an existing .weights.h5 or .keras file "
-                "(no trained weights are published for this network). "
-                f"Received: weights={weights!r}"
-            )
+    if weights is None:
+        return model
+    path = os.fspath(weights) if isinstance(weights, (str, os.PathLike)) else ""
+    if not os.path.isfile(path):
+        raise ValueError(
+            "`weights` must be None or the path of an existing file: .weights.h5 or .keras of this "
+            f"architecture, or {', '.join(OFFICIAL_SUFFIXES)} of the official implementation (no "
+            f"trained weights come with the package). Received: weights={weights!r}"
+        )
+    if path.lower().endswith(OFFICIAL_SUFFIXES):
+        load_official(model, path)
+    else:
         model.load_weights(path)
     return model

@@ -4,6 +4,8 @@ Papers:
     Liu, Wu, Luo, Yang, Liu, Cheng, "Bi-Real Net: Enhancing the Performance of 1-bit CNNs With
     Improved Representational Capability and Advanced Training Algorithm", ECCV 2018
     (arXiv 1808.00278).
+    Liu, Luo, Wu, Yang, Liu, Cheng, "Bi-Real Net: Binarizing Deep Network Towards Real-Network
+    Performance", IJCV 128, 2020 (arXiv 1811.01335).
 Official repository: github.com/liuzechun/Bi-Real-net. No trained weights are published there, and
     no code of it is used here.
 """
@@ -11,69 +13,41 @@ Official repository: github.com/liuzechun/Bi-Real-net. No trained weights are pu
 import math
 
 import keras
-from keras import layers
 
-from bnnkeras.layers import MaxPooling2D, QuantConv2D
-from bnnkeras.quantizers import ApproxSign, MagnitudeAwareSign
+from bnnkeras.layers import MaxPooling2D
 from bnnkeras.zoo import builder
+from bnnkeras.zoo.birealnet.blocks import Style, basic_block, bottleneck_block
 from bnnkeras.zoo.registry import register_model
 
 _WIDTHS = (64, 128, 256, 512)
+_BOTTLENECK_WIDTHS = (256, 512, 1024, 2048)
 
 
-def real_initializer():
-    """PyTorch's default for convolutions and dense layers: U(-b, b), b = 1 / sqrt(fan_in)."""
-    return keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
-
-
-def _batch_norm(name):
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)
-
-
-def basic_block(x, filters, stride, sign_of_zero, name):
-    """y = BN(conv(sign(x))) + shortcut(x), the whole block around a single binary convolution.
-
-    The shortcut is x itself, or average pooling, a real 1x1 convolution and BN where the shape
-    changes (ECCV 2018, figure 3b).
-    """
-    shortcut = x
-    if stride != 1 or x.shape[-1] != filters:
-        shortcut = layers.AveragePooling2D(stride, name=f"{name}_shortcut_pool")(x)
-        shortcut = layers.Conv2D(
-            filters,
-            1,
-            use_bias=False,
-            kernel_initializer=real_initializer(),
-            name=f"{name}_shortcut_conv",
-        )(shortcut)
-        shortcut = _batch_norm(f"{name}_shortcut_bn")(shortcut)
-    y = QuantConv2D(
-        filters,
-        3,
-        strides=stride,
-        padding="symmetric",
-        use_bias=False,
-        input_quantizer=ApproxSign(sign_of_zero=sign_of_zero),
-        kernel_quantizer=MagnitudeAwareSign(scale_gradient=False, sign_of_zero=sign_of_zero),
-        kernel_initializer=keras.initializers.RandomUniform(0.0, 0.001),
-        name=f"{name}_conv",
-    )(x)
-    y = _batch_norm(f"{name}_bn")(y)
-    return layers.Add(name=f"{name}_add")([y, shortcut])
-
-
-def _check_size(shape):
+def _check_size(shape, style: Style) -> None:
     """The stride-2 shortcuts halve the size three times after the stem, without a remainder."""
     for size in shape[1:3]:
-        if size is not None and (size < 1 or math.ceil(math.ceil(size / 2) / 2) % 8):
+        if size is None:
+            continue
+        convolved = math.ceil(size / 2)
+        # Caffe's pool of a map of odd size would be one smaller.
+        if size < 1 or math.ceil(convolved / 2) % 8 or (style.caffe and convolved % 2):
             raise ValueError(
                 "`input_shape`: height and width divided by 4 (rounded up) must be multiples of 8, "
                 f"for example 32, 64, 96, 128, 160, 192 or 224. Received: {tuple(shape[1:])}"
             )
 
 
-def _residual_network(
-    repeats,
+def _stem(inputs, style: Style):
+    x = style.real(inputs, 64, 7, 2, "stem_conv")
+    x = builder.batch_normalization("stem_bn")(x)
+    # There is no activation before this pool, so its padding must be -inf and not 0. Caffe's
+    # windows start without padding and end behind the border, as "same" has them on even sizes.
+    padding = "same" if style.caffe else "symmetric"
+    return MaxPooling2D(3, strides=2, padding=padding, name="stem_pool")(x)
+
+
+def _network(
+    body,
     input_shape,
     input_tensor,
     classes,
@@ -81,41 +55,57 @@ def _residual_network(
     pooling,
     weights,
     classifier_activation,
-    sign_of_zero,
     name,
+    **style,
 ):
+    """Stem, `body` and head; `body(x, style)` is what lies between."""
+    style = Style(**style)
     builder.check_top(include_top, classes, pooling)
     inputs = builder.image_input(input_shape, input_tensor, default_shape=(224, 224, 3))
-    _check_size(inputs.shape)
+    _check_size(inputs.shape, style)
+    x = body(_stem(inputs, style), style)
 
-    x = QuantConv2D(
-        64,
-        7,
-        strides=2,
-        padding="symmetric",
-        use_bias=False,
-        kernel_initializer=real_initializer(),
-        name="stem_conv",
-    )(inputs)
-    x = _batch_norm("stem_bn")(x)
-    # There is no activation before this pool, so its padding must be -inf and not 0.
-    x = MaxPooling2D(3, strides=2, padding="symmetric", name="stem_pool")(x)
-    for stage, (filters, count) in enumerate(zip(_WIDTHS, repeats, strict=True), start=1):
-        for block in range(count):
-            stride = 2 if block == 0 and stage > 1 else 1
-            x = basic_block(x, filters, stride, sign_of_zero, f"stage{stage}_block{block}")
-
-    bound = 1 / math.sqrt(_WIDTHS[-1])
+    if style.caffe:
+        # "xavier", over the inputs alone.
+        initializers = keras.initializers.LecunUniform(), "zeros"
+    else:
+        bound = 1 / math.sqrt(x.shape[-1])
+        bias = keras.initializers.RandomUniform(-bound, bound)
+        initializers = builder.torch_initializer(), bias
     outputs = builder.classification_head(
-        x,
-        classes,
-        include_top,
-        pooling,
-        classifier_activation,
-        kernel_initializer=real_initializer(),
-        bias_initializer=keras.initializers.RandomUniform(-bound, bound),
+        x, classes, include_top, pooling, classifier_activation, *initializers
     )
     return builder.finish(inputs, outputs, name, weights)
+
+
+def _basic(repeats):
+    def body(x, style):
+        for stage, (filters, count) in enumerate(zip(_WIDTHS, repeats, strict=True), start=1):
+            for block in range(count):
+                strides = 2 if block == 0 and stage > 1 else 1
+                x = basic_block(x, filters, strides, style, f"stage{stage}_block{block}")
+        return x
+
+    return body
+
+
+def _bottleneck(repeats):
+    def body(x, style):
+        middle = wide = x
+        index = 0
+        for stage, (filters, count) in enumerate(
+            zip(_BOTTLENECK_WIDTHS, repeats, strict=True), start=1
+        ):
+            for block in range(count):
+                first = None if block else "network" if stage == 1 else "stage"
+                strides = 2 if first == "stage" else 1
+                middle, wide = bottleneck_block(
+                    middle, wide, filters, strides, style, f"block{index}", first
+                )
+                index += 1
+        return wide
+
+    return body
 
 
 @register_model
@@ -127,6 +117,9 @@ def BiRealNet18(
     pooling=None,
     weights=None,
     classifier_activation="softmax",
+    activation=None,
+    scale_gradient=False,
+    convention="pytorch",
     sign_of_zero=1,
     name="birealnet18",
 ) -> keras.Model:
@@ -143,8 +136,17 @@ def BiRealNet18(
         classes: Number of classes; ignored without the top.
         include_top: Whether to add global average pooling and the classifier.
         pooling: Without the top: `None` for the feature map, `"avg"` or `"max"`.
-        weights: `None`, or the path of a `.weights.h5` or `.keras` file of this architecture.
+        weights: `None`, or the path of a `.weights.h5` or `.keras` file of this architecture, or
+            of an official PyTorch checkpoint (`.pth.tar`, `.npz`, `.safetensors`).
         classifier_activation: Defaults to `"softmax"`; `None` returns logits.
+        activation: `None` (default) for the binary network. `"relu"`, `"leaky_clip"`, `"clip"` or
+            a function builds the real-valued network that is trained in advance, with this in place
+            of the sign; its weights fit: `binary.set_weights(real.get_weights())`.
+        scale_gradient: Whether the gradient of the latent kernels is multiplied by their scale, as
+            in the paper. Defaults to `False`, as released.
+        convention: `"pytorch"` (default) or `"caffe"`: biases in all convolutions, no BN in the
+            downsampling shortcuts, and a max pool that starts without padding. At exactly 0
+            Caffe's threshold gives -1; here `sign_of_zero` decides.
         sign_of_zero: 1 (default; the only value LCE can run) or 0 (PyTorch's sign).
         name: Name of the model.
 
@@ -163,15 +165,157 @@ def BiRealNet18(
     Reference:
         Liu et al., Bi-Real Net (ECCV 2018), sections 3.1 to 3.3.
     """
-    return _residual_network(
-        (4, 4, 4, 4),
-        input_shape,
-        input_tensor,
-        classes,
-        include_top,
-        pooling,
-        weights,
-        classifier_activation,
-        sign_of_zero,
-        name,
-    )
+    return _network(_basic((4, 4, 4, 4)), **locals())
+
+
+@register_model
+def BiRealNet34(
+    input_shape=None,
+    input_tensor=None,
+    classes=1000,
+    include_top=True,
+    pooling=None,
+    weights=None,
+    classifier_activation="softmax",
+    activation=None,
+    scale_gradient=False,
+    convention="pytorch",
+    sign_of_zero=1,
+    name="birealnet34",
+) -> keras.Model:
+    """Bi-Real Net with 34 layers, 32 of them binary 3x3 convolutions.
+
+    At 224x224 with 1000 classes: 21,797,672 trainable parameters, 21,086,208 of them 1-bit;
+    3.526e9 binary and 0.138e9 real multiply-accumulates. Published ImageNet accuracy: 62.2 % top-1,
+    83.9 % top-5 (no weights are published).
+
+    Args:
+        input_shape: As for `BiRealNet18`, and so are all others.
+        input_tensor: A Keras tensor to build on instead of a new input.
+        classes: Number of classes.
+        include_top: Whether to add pooling and the classifier.
+        pooling: Without the top: `None`, `"avg"` or `"max"`.
+        weights: `None` or the path of a file.
+        classifier_activation: Defaults to `"softmax"`; `None` returns logits.
+        activation: `None`, or what stands in place of the sign.
+        scale_gradient: Whether kernel gradients are multiplied by the scale.
+        convention: `"pytorch"` or `"caffe"`.
+        sign_of_zero: 1 or 0.
+        name: Name of the model.
+
+    Returns:
+        A functional `keras.Model`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> from bnnkeras.zoo import BiRealNet34
+        >>> BiRealNet34(input_shape=(32, 32, 3), classes=10).output_shape
+        (None, 10)
+
+    Reference:
+        Liu et al., Bi-Real Net (ECCV 2018), sections 3.1 to 3.3.
+    """
+    return _network(_basic((6, 8, 12, 6)), **locals())
+
+
+@register_model
+def BiRealNet50(
+    input_shape=None,
+    input_tensor=None,
+    classes=1000,
+    include_top=True,
+    pooling=None,
+    weights=None,
+    classifier_activation="softmax",
+    activation=None,
+    scale_gradient=False,
+    sign_of_zero=1,
+    name="birealnet50",
+) -> keras.Model:
+    """Bi-Real Net with 50 layers: bottlenecks with two streams, 47 binary convolutions.
+
+    The released network, which costs more than the paper's: at 224x224 with 1000 classes 25,729,064
+    trainable parameters (the release has 1,024 more that nothing uses), 20,672,512 of them 1-bit;
+    3.597e9 binary and 0.570e9 real multiply-accumulates. Published ImageNet accuracy: 62.6 % top-1,
+    83.9 % top-5 (no weights are published).
+
+    Args:
+        input_shape: As for `BiRealNet18`, and so are all others.
+        input_tensor: A Keras tensor to build on instead of a new input.
+        classes: Number of classes.
+        include_top: Whether to add pooling and the classifier.
+        pooling: Without the top: `None`, `"avg"` or `"max"`.
+        weights: `None` or the path of a file.
+        classifier_activation: Defaults to `"softmax"`; `None` returns logits.
+        activation: `None`, or what stands in place of the sign.
+        scale_gradient: Whether kernel gradients are multiplied by the scale.
+        sign_of_zero: 1 or 0.
+        name: Name of the model.
+
+    Returns:
+        A functional `keras.Model`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> from bnnkeras.zoo import BiRealNet50
+        >>> BiRealNet50(input_shape=(32, 32, 3), classes=10).output_shape
+        (None, 10)
+
+    Reference:
+        Liu et al., Bi-Real Net (IJCV 2020), as released.
+    """
+    return _network(_bottleneck((3, 4, 6, 3)), **locals())
+
+
+@register_model
+def BiRealNet152(
+    input_shape=None,
+    input_tensor=None,
+    classes=1000,
+    include_top=True,
+    pooling=None,
+    weights=None,
+    classifier_activation="softmax",
+    activation=None,
+    scale_gradient=False,
+    sign_of_zero=1,
+    name="birealnet152",
+) -> keras.Model:
+    """Bi-Real Net with 152 layers. The structure is extrapolated: no code of it was released.
+
+    The bottlenecks of `BiRealNet50`, 3, 8, 36 and 3 of them. At 224x224 with 1000 classes
+    60,364,840 trainable parameters, 55,209,984 of them 1-bit. The paper reports 64.5 % top-1 on
+    ImageNet for its network.
+
+    Args:
+        input_shape: As for `BiRealNet18`, and so are all others.
+        input_tensor: A Keras tensor to build on instead of a new input.
+        classes: Number of classes.
+        include_top: Whether to add pooling and the classifier.
+        pooling: Without the top: `None`, `"avg"` or `"max"`.
+        weights: `None` or the path of a file.
+        classifier_activation: Defaults to `"softmax"`; `None` returns logits.
+        activation: `None`, or what stands in place of the sign.
+        scale_gradient: Whether kernel gradients are multiplied by the scale.
+        sign_of_zero: 1 or 0.
+        name: Name of the model.
+
+    Returns:
+        A functional `keras.Model`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> from bnnkeras.zoo import BiRealNet152
+        >>> BiRealNet152(input_shape=(32, 32, 3), classes=10).output_shape
+        (None, 10)
+
+    Reference:
+        Liu et al., Bi-Real Net (IJCV 2020); structure extrapolated from the released 50 layers.
+    """
+    return _network(_bottleneck((3, 8, 36, 3)), **locals())

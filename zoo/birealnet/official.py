@@ -1,7 +1,5 @@
 """The official PyTorch names and layouts of Bi-Real Net's parameters."""
 
-import numpy as np
-
 from bnnkeras.converters.checkpoints import (
     STANDARD,
     Flat,
@@ -11,6 +9,9 @@ from bnnkeras.converters.checkpoints import (
     register_name_map,
     weight_and_bias,
 )
+
+# Of use only to a model with its top.
+_CLASSIFIER = ["fc.weight", "fc.bias"]
 
 NAMES = register_name_map(
     NameMap(
@@ -29,28 +30,30 @@ NAMES = register_name_map(
             *batch_normalization("layer{s}.{b}.downsample.2", "stage{s}_block{b}_shortcut_bn"),
             *weight_and_bias("fc", "classifier"),
         ],
-        # Of use only to a model with its top.
-        unused=["fc.weight", "fc.bias"],
+        unused=_CLASSIFIER,
     )
 )
 
-
-def variable_of(name: str) -> str | None:
-    """The `layer/variable` that an official parameter fills; `None` for the ones with no use here.
-
-    Example:
-        >>> from bnnkeras.zoo.birealnet import official
-        >>> official.variable_of("layer2.0.binary_conv.weights")
-        'stage2_block0_conv/kernel'
-
-    Raises:
-        KeyError: If the name is not one of the official network.
-    """
-    paths = NAMES.variables_of(name)
-    return None if paths is None else paths[0]
-
-
-def to_keras(array: np.ndarray, shape: tuple) -> np.ndarray:
-    """An official array, or its gradient, in the layout of the Keras variable of shape `shape`."""
-    layout = Flat(STANDARD) if array.ndim == 2 and len(shape) == 4 else STANDARD
-    return layout.to_keras(array, shape)
+BOTTLENECK_NAMES = register_name_map(
+    NameMap(
+        "birealnet_bottleneck",
+        [
+            *weight_and_bias("conv1", "stem_conv"),
+            *batch_normalization("bn1", "stem_bn"),
+            *(
+                rule
+                for part in (1, 2, 3)
+                for rule in (
+                    *weight_and_bias(f"layers.{{i}}.conv{part}", f"block{{i}}_conv{part}"),
+                    *batch_normalization(f"layers.{{i}}.bn{part}", f"block{{i}}_bn{part}"),
+                )
+            ),
+            *weight_and_bias("layers.{i}.downsample.1", "block{i}_shortcut_conv"),
+            *batch_normalization("layers.{i}.downsample.2", "block{i}_shortcut_bn"),
+            *weight_and_bias("layers.{i}.down_conv1x1", "block{i}_middle_conv"),
+            *weight_and_bias("fc", "classifier"),
+        ],
+        # The first block of the network has this parameter and never reads it.
+        unused=[*_CLASSIFIER, "layers.0.down_conv1x1.weight"],
+    )
+)
