@@ -4,11 +4,8 @@ import functools
 import hashlib
 import platform
 import sys
-import time
-import warnings
 from collections.abc import Callable, Sequence
 from importlib import metadata as distributions
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,27 +66,6 @@ def predict(
     return {"loaded": True}, loaded.predict(arrays, batched)
 
 
-@command("benchmark")
-def benchmark(
-    arrays: Arrays, *, files: list[dict[str, Any]], runs: int = 30, warmup: int = 5
-) -> tuple[dict[str, Any], Arrays]:
-    """Times files against each other, one thread each, in turns.
-
-    Each of `files` is `{"path": ..., "runner": "lce" | "tflite", "kernel": None | ...}`;
-    `"tflite"` is the stock interpreter with its default XNNPACK delegate. The result is
-    `{"latency_ms": [[...], ...]}`: one list of `runs` numbers per file.
-    """
-    calls = [_timed_call(**file) for file in files]
-    latency: list[list[float]] = [[] for _ in calls]
-    for run in range(-warmup, runs):
-        for call, times in zip(calls, latency, strict=True):
-            start = time.perf_counter()
-            call()
-            if run >= 0:
-                times.append((time.perf_counter() - start) * 1e3)
-    return {"latency_ms": latency}, {}
-
-
 class LoadedModel:
     """A model in LCE's interpreter, with its inputs and outputs by name."""
 
@@ -134,9 +110,12 @@ class LoadedModel:
 
     def timed_call(self) -> Callable[[], Any]:
         """Returns a call that runs the model once on fixed inputs."""
+        return functools.partial(self._run, self.sample_inputs())
+
+    def sample_inputs(self) -> list[np.ndarray]:
+        """Noise for every input, in the interpreter's order."""
         shapes = {item["name"]: (item["shape"], item["dtype"]) for item in self.inputs}
-        inputs = [_sample(*shapes[name]) for name in self._inputs]
-        return functools.partial(self._run, inputs)
+        return [sample(*shapes[name]) for name in self._inputs]
 
     def _outputs(self, arrays: Arrays) -> Arrays:
         values = self._run([np.ascontiguousarray(arrays[name]) for name in self._inputs])
@@ -182,24 +161,7 @@ def _describe(model: flatbuffer.FlatbufferModel, names: dict[str, int]) -> list[
     ]
 
 
-def _sample(shape: Sequence[int], dtype: str) -> np.ndarray:
+def sample(shape: Sequence[int], dtype: str) -> np.ndarray:
+    """Fixed noise of a shape and a type."""
     values = np.random.default_rng(0).normal(size=tuple(shape))
     return values.astype(dtype)
-
-
-def _timed_call(path: str, runner: str = "lce", kernel: str | None = None) -> Callable[[], Any]:
-    data = Path(path).read_bytes()
-    if runner == "lce":
-        return LoadedModel(data, kernel, 1).timed_call()
-    if runner != "tflite":
-        raise ValueError(f'`runner` must be "lce" or "tflite". Received: {runner!r}')
-    flatbuffer.check(data)
-    lite = requirements.import_or_explain("tensorflow").lite
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        interpreter = lite.Interpreter(model_content=data, num_threads=1)
-    interpreter.allocate_tensors()
-    for detail in interpreter.get_input_details():
-        values = _sample(detail["shape"], np.dtype(detail["dtype"]).name)
-        interpreter.set_tensor(detail["index"], values)
-    return interpreter.invoke

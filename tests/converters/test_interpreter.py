@@ -213,21 +213,3 @@ def test_mutated_files_do_no_harm(
         assert 20 <= refused < 150
     chain = Interpreter(folder / "chain.tflite")
     np.testing.assert_allclose(chain.predict(arrays["image"]), arrays["chain"], **TOLERANCE)
-
-
-def test_benchmark_times_every_file_as_often(folder: Path) -> None:
-    files = [
-        {"path": folder / "chain.tflite", "runner": "lce", "kernel": kernel} for kernel in KERNELS
-    ]
-    result, _ = get_worker().request("benchmark", files=files, runs=7, warmup=1)
-    assert [len(times) for times in result["latency_ms"]] == [7, 7, 7]
-    assert all(time > 0 for times in result["latency_ms"] for time in times)
-    with pytest.raises(ValueError, match='`runner` must be "lce" or "tflite". Received: \'x\''):
-        get_worker().request("benchmark", files=[{"path": str(files[0]["path"]), "runner": "x"}])
-
-
-def test_benchmark_runs_stock_tflite(folder: Path) -> None:
-    path = str(folder / "float.tflite")
-    files = [{"path": path, "runner": "tflite"}, {"path": path, "runner": "lce"}]
-    result, _ = get_worker().request("benchmark", files=files, runs=3)
-    assert [len(times) for times in result["latency_ms"]] == [3, 3]
