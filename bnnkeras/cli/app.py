@@ -41,6 +41,30 @@ def demo(
             raise typer.Exit(1)
 
 
+@app.command()
+def deploy_env(
+    python: Annotated[
+        Path | None, typer.Option(help="The CPython 3.11 or 3.12 to make it with.")
+    ] = None,
+    recreate: Annotated[bool, typer.Option("--recreate", help="Make it anew.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say what is there and whether it works.")
+    ] = False,
+) -> None:
+    """Make the private environment that converts and runs .tflite files, once.
+
+    Needed where this Python cannot: LCE needs CPython 3.10 to 3.12 and NumPy 1. It is kept under
+    BNNKERAS_CACHE or ~/.cache/bnnkeras.
+    """
+    with _errors_as_one_line():
+        from bnnkeras.cli import deploy_env as environment
+
+        if check:
+            environment.check(Console())
+        else:
+            environment.make(python, recreate, Console())
+
+
 @contextlib.contextmanager
 def _errors_as_one_line():
     """Bad input and missing packages are no reason for a traceback."""

@@ -36,7 +36,7 @@ def training(
         typer.Option(
             "--peers",
             help="Add Larq Zoo's network on legacy tf-keras as the reference, in an environment "
-            "of its own (made once: several hundred MB under BNNKERAS_CACHE or ~/.cache/bnnkeras).",
+            "of its own (made once: 2.4 GB under BNNKERAS_CACHE or ~/.cache/bnnkeras).",
         ),
     ] = False,
     model: Annotated[str, typer.Option(help="A model of the zoo.")] = "birealnet18",
@@ -62,8 +62,8 @@ def training(
     clock.
     """
     from bnnkeras.cli.benchmarks.contenders import ContenderError
-    from bnnkeras.cli.benchmarks.peers import PeerError
     from bnnkeras.cli.benchmarks.run import run_training
+    from bnnkeras.environments import PrivateEnvironmentError
 
     try:
         run_training(
@@ -77,6 +77,6 @@ def training(
             steps=steps,
             output=output,
         )
-    except (ContenderError, PeerError, OSError, ValueError) as error:
+    except (ContenderError, PrivateEnvironmentError, OSError, ValueError) as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(1) from None

@@ -3,7 +3,9 @@
 from bnnkeras.converters.worker.client import (
     DeployWorker,
     WorkerCrash,
+    WorkerEnded,
     WorkerError,
+    WorkerMemoryError,
     WorkerTimeout,
     get_worker,
 )
@@ -13,7 +15,9 @@ __all__ = [
     "COMMAND_MODULES",
     "DeployWorker",
     "WorkerCrash",
+    "WorkerEnded",
     "WorkerError",
+    "WorkerMemoryError",
     "WorkerTimeout",
     "command",
     "get_worker",

@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bnnkeras.converters.worker import registry, transport
+from bnnkeras.converters.worker import packages, registry, transport
 
 
 def main(folder: str, modules: str) -> None:
@@ -27,7 +27,7 @@ def main(folder: str, modules: str) -> None:
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     # A thread of its own notices the end of the client in the middle of a command too.
     threading.Thread(target=_read, args=(requests, Path(folder)), daemon=True).start()
-    answers.write(transport.encode({"ready": True}))
+    answers.write(transport.encode({"versions": packages.versions()}))
     table = json.loads(modules)
     while True:
         _answer(json.loads(requests.get()), Path(folder), table, answers)

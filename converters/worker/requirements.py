@@ -1,6 +1,7 @@
-"""What the deploy worker needs beyond Keras and NumPy, as one clear error."""
+"""What the deploy worker needs beyond Keras and NumPy, and one clear error where it is missing."""
 
 import importlib
+import importlib.util
 import platform
 import re
 import sys
@@ -8,34 +9,52 @@ from types import ModuleType
 
 import numpy as np
 
+_NUMPY = "LCE's interpreter fails under NumPy 2 and newer (found {})"
+VARIABLE = "BNNKERAS_DEPLOY_PYTHON"
+COMMAND = "bnnkeras deploy-env"
 INSTALL = 'pip install "bnnkeras[deploy]"'
 PACKAGES = ("tensorflow", "larq_compute_engine", "flatbuffers")
 
 
-def has_wheels() -> bool:
-    """Whether Larq Compute Engine publishes wheels for this Python and machine."""
-    return (3, 10) <= sys.version_info[:2] <= (3, 12) and (
-        (sys.platform, platform.machine()) in {("linux", "x86_64"), ("darwin", "arm64")}
-    )
+def machine_has_wheels() -> bool:
+    """Whether Larq Compute Engine publishes wheels for this kind of machine."""
+    return (sys.platform, platform.machine()) in {("linux", "x86_64"), ("darwin", "arm64")}
 
 
-def explain(reason: str, *, wheels: bool = True) -> str:
+def numpy_fits() -> bool:
+    """Whether LCE's interpreter works with the NumPy of this process."""
+    return int(np.__version__.split(".")[0]) < 2
+
+
+def unfit_because() -> str | None:
+    """Why this Python cannot run the worker, `None` if it can. Imports nothing."""
+    for name in PACKAGES:
+        if not _is_installed(name):
+            return f"{name} is not installed here"
+    if not numpy_fits():
+        return _NUMPY.format(np.__version__)
+    return None
+
+
+def explain(reason: str) -> str:
     """Returns the message for an environment that cannot deploy.
 
     Args:
         reason: String. The fact, as a clause: `"tensorflow is not installed"`.
-        wheels: Boolean. Whether the environment in question is one with LCE wheels.
     """
-    advice = f"Install it with `{INSTALL}`"
-    if not wheels:
+    advice = (
+        f"Run `{COMMAND}` once: it makes a private environment with them, beside yours. Or make "
+        f"them fit here: `{INSTALL}` on CPython 3.11 or 3.12 with NumPy 1. Or set {VARIABLE} to "
+        "the Python of an environment that has them"
+    )
+    if not machine_has_wheels():
         advice = (
-            "Larq Compute Engine has wheels for CPython 3.10 to 3.12 on x86-64 Linux and arm64 "
-            f"macOS only. Use such a Python and `{INSTALL}`"
+            "Larq Compute Engine has wheels for x86-64 Linux and arm64 macOS only: save the model "
+            "and convert it on such a machine"
         )
     return (
-        f"Deployment needs TensorFlow and Larq Compute Engine, but {reason}. {advice}, or set "
-        "BNNKERAS_DEPLOY_PYTHON to the Python of an environment that has them. "
-        f"Received: {sys.executable}, Python {platform.python_version()}, "
+        "Deployment needs TensorFlow, Larq Compute Engine and NumPy 1, but "
+        f"{reason}. {advice}. Received: {sys.executable}, Python {platform.python_version()}, "
         f"{sys.platform} {platform.machine()}"
     )
 
@@ -55,9 +74,7 @@ def import_or_explain(name: str) -> ModuleType:
         missing = (error.name or name).split(".")[0]
         if missing not in PACKAGES:
             missing = name.split(".")[0]
-        raise ImportError(
-            explain(f"{missing} cannot be imported ({error})", wheels=has_wheels())
-        ) from error
+        raise ImportError(explain(f"{missing} cannot be imported ({error})")) from error
 
 
 def import_lce_interpreter() -> type:
@@ -66,10 +83,8 @@ def import_lce_interpreter() -> type:
     Raises:
         ImportError: If LCE is missing, or NumPy is one that its interpreter cannot work with.
     """
-    if int(np.__version__.split(".")[0]) >= 2:
-        raise ImportError(
-            explain(f"LCE's interpreter fails under NumPy 2 and newer (found {np.__version__})")
-        )
+    if not numpy_fits():
+        raise ImportError(explain(_NUMPY.format(np.__version__)))
     return import_or_explain("larq_compute_engine.tflite.python.interpreter").Interpreter
 
 
@@ -81,3 +96,11 @@ def missing_package(stderr: str) -> str | None:
     """
     match = re.search(rf"No module named '({'|'.join(PACKAGES)}|keras|bnnkeras)\b", stderr)
     return match.group(1) if match else None
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        # ValueError: a module in `sys.modules` without a specification.
+        return False

@@ -38,11 +38,12 @@ def save_arrays(path: Path, arrays: Mapping[str, Any]) -> list[str]:
     return list(values)
 
 
-def load_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-    """Reads the arrays that `save_arrays` wrote, and removes the file."""
+def load_arrays(path: Path, names: list[str], *, remove: bool = True) -> dict[str, np.ndarray]:
+    """Reads the arrays that `save_arrays` wrote, and removes the file unless told not to."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[f"arr_{index}"] for index, name in enumerate(names)}
-    path.unlink()
+    if remove:
+        path.unlink()
     return arrays
 
 

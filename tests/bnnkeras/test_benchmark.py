@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 
 import keras
@@ -13,6 +12,7 @@ from typer.testing import CliRunner
 
 from bnnkeras.cli import benchmark
 from bnnkeras.cli.benchmarks import contenders, peers, process, report, rounds, spread
+from bnnkeras.environments import PrivateEnvironmentError
 
 TINY = ["--size", "32", "--batch-size", "2", "--rounds", "2", "--steps", "1"]
 
@@ -154,51 +154,7 @@ def test_process_that_dies_shows_the_end_of_its_output(tmp_path):
         process.ContenderProcess(missing, 1, 32)
 
 
-@pytest.fixture
-def commands(monkeypatch, tmp_path):
-    """Records what would run to make a peer environment; `fail` makes pip fail."""
-    monkeypatch.setenv("BNNKERAS_CACHE", str(tmp_path))
-    monkeypatch.setattr(peers, "_SUPPORTED", (sys.version_info[:2],))
-    recorded = []
-
-    class Popen(subprocess.Popen):
-        fail = False
-
-        def __init__(self, command, **kwargs):
-            recorded.append(command)
-            code = "print('Collecting numpy')"
-            if "pip" in command and self.fail:
-                code = "print('ERROR: no network'); raise SystemExit(1)"
-            super().__init__([sys.executable, "-c", code], **kwargs)
-
-    monkeypatch.setattr(peers.subprocess, "Popen", Popen)
-    return recorded, Popen
-
-
-def test_peer_environment_is_made_once(commands, tmp_path):
-    recorded, _ = commands
-    lines = []
-    python = peers.peer_python(lines.append)
-    assert python == peers.environment_folder() / "bin" / "python"
-    assert [command[2] for command in recorded] == ["venv", "pip", "pip", peers._CHECK]
-    assert "Collecting numpy" in lines
-    assert [path.name for path in (tmp_path / "peers").iterdir()] == [python.parents[1].name]
-    peers.peer_python()
-    assert len(recorded) == 4
-
-
-def test_failed_pip_shows_its_tail_and_leaves_nothing(commands, monkeypatch, tmp_path):
-    monkeypatch.setattr(commands[1], "fail", True)
-    with pytest.raises(peers.PeerError, match="(?s)pip install.*status 1.*no network"):
-        peers.peer_python()
-    assert list((tmp_path / "peers").iterdir()) == []
-
-
-def test_peer_environment_names_what_it_needs(commands, monkeypatch, tmp_path):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("BNNKERAS_CACHE", str(tmp_path / "file"))
-    with pytest.raises(peers.PeerError, match="BNNKERAS_CACHE"):
-        peers.peer_python()
-    monkeypatch.setattr(peers, "_SUPPORTED", ())
-    with pytest.raises(peers.PeerError, match="CPython 3.11 or 3.12.*Received: Python"):
-        peers.peer_python()
+def test_peer_environment_is_tried_by_importing_larq_zoo():
+    # This environment has no Larq Zoo.
+    with pytest.raises(PrivateEnvironmentError, match="(?s)status 1.*No module named 'larq_zoo'"):
+        peers.LARQ_ZOO.check(sys.executable)

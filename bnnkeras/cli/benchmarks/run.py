@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bnnkeras.cli.benchmarks.contenders import larq_contender, peer_of, zoo_contenders
-from bnnkeras.cli.benchmarks.peers import environment_folder, peer_python
+from bnnkeras.cli.benchmarks.peers import LARQ_ZOO
 from bnnkeras.cli.benchmarks.report import training_report, training_table
 from bnnkeras.cli.benchmarks.rounds import measure
 from bnnkeras.files import replacing
@@ -38,7 +38,7 @@ def run_training(
         **settings: `batch_size`, `size`, `rounds` and `steps`, as in `measure`.
 
     Raises:
-        ContenderError, PeerError: If a process or the peer's environment fails.
+        ContenderError, PrivateEnvironmentError: If a process or the peer's environment fails.
         OSError, ValueError: If an argument is out of range.
     """
     console = console or Console()
@@ -54,13 +54,14 @@ def run_training(
 
             if peers:
                 peer_name = peer_of(model)
-                if not environment_folder().exists():
+                if LARQ_ZOO.python() is None:
                     console.print(
                         "Making the peer environment, once: it downloads TensorFlow and Larq "
-                        f"(several hundred MB) to {environment_folder()}",
+                        f"(2.4 GB on disk) to {LARQ_ZOO.folder}",
                         soft_wrap=True,
                     )
-                contenders.insert(0, larq_contender(peer_name, peer_python(progress)))
+                python = LARQ_ZOO.make(progress=progress)
+                contenders.insert(0, larq_contender(peer_name, python))
             results = measure(contenders, progress=progress, **settings)
         report = training_report(contenders, results, {"model": model, **settings})
         console.print(training_table(report))
