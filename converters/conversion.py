@@ -1,6 +1,7 @@
 """`convert`: from a trained Keras model to a verified `.tflite` file."""
 
 import dataclasses
+import functools
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from bnnkeras.converters.deployment import deploy, deployment_of
 from bnnkeras.converters.errors import ConversionError
 from bnnkeras.converters.metadata import file_metadata
 from bnnkeras.converters.models import load_model, with_input_size
+from bnnkeras.converters.reporting import Report, inspect
 from bnnkeras.converters.verification import (
     KERNELS,
     Verification,
@@ -43,6 +45,12 @@ class Conversion:
     def file_bytes(self) -> int:
         """Size of the file."""
         return len(self.flatbuffer)
+
+    @functools.cached_property
+    def report(self) -> Report:
+        """What the file consists of and what was verified: print it, or save it as a page."""
+        report = inspect(self.flatbuffer, verification=self.verification)
+        return report if self.path is None else dataclasses.replace(report, file=self.path.name)
 
 
 def convert(
