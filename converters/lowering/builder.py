@@ -11,6 +11,8 @@ from bnnkeras.converters.layers import (
     ConstantPadding,
     Convolution,
     Flip,
+    Mean,
+    PositionAffine,
     Sign,
     SubtractFrom,
 )
@@ -87,20 +89,25 @@ class Builder:
         return outputs
 
     def copy(
-        self, layer: keras.layers.Layer, kind: type[keras.layers.Layer] | None = None
+        self,
+        layer: keras.layers.Layer,
+        kind: type[keras.layers.Layer] | None = None,
+        **arguments,
     ) -> keras.layers.Layer:
         """The same layer in the deploy dtype, with its weights; one copy for a shared layer.
 
         Args:
             layer: The layer.
             kind: A class of the deploy form with the same arguments; `None` for the layer's own.
+            **arguments: Arguments of the layer to replace.
         """
         if id(layer) not in self._copies:
-            self._copies[id(layer)] = self._new_copy(layer, kind)
+            self._copies[id(layer)] = self._new_copy(layer, kind, **arguments)
         return self._copies[id(layer)]
 
-    def _new_copy(self, layer, kind=None):
+    def _new_copy(self, layer, kind=None, **arguments):
         config = {**layer.get_config(), "dtype": self.dtype, "name": self.name(layer.name)}
+        config.update(arguments)
         twin = (kind or type(layer)).from_config(config)
         if layer.built and layer.weights:
             _check_finite(layer, layer.get_weights())
@@ -117,7 +124,14 @@ class Builder:
         return Sign(name=self.name(f"{name}_sign"), dtype=self.dtype)(x)
 
     def offset(self, x, bias, name):
-        """x + bias, one value per channel."""
+        """x + bias, one value per channel; before a max pool of an affine map, which then feeds its
+        sign directly: LCE pools bits only there."""
+        source, inputs = producer(x)
+        if _is_pooled_affine(x):
+            inner = self.offset(inputs[0], bias, name)
+            if isinstance(source, keras.layers.Reshape):
+                return self.reshape(inner, x.shape[1:], f"{name}_reshape")
+            return self._pooled_like(source, inner, name)
         layer = Affine(use_scale=False, name=self.name(f"{name}_offset"), dtype=self.dtype)
         return self.place(layer, x, [bias])
 
@@ -128,8 +142,9 @@ class Builder:
         name = self.name(f"{name}_pad")
         if value:
             return ConstantPadding(pads, value, name=name, dtype=self.dtype)(x)
-        kind = keras.layers.ZeroPadding3D if len(pads) == 3 else keras.layers.ZeroPadding2D
-        return kind(tuple(pads), name=name, dtype=self.dtype)(x)
+        kind = getattr(keras.layers, f"ZeroPadding{len(pads)}D")
+        pads = tuple(pads) if len(pads) > 1 else pads[0]
+        return kind(pads, name=name, dtype=self.dtype)(x)
 
     def crop(self, x, rows, columns, name):
         """Cuts rows and columns off: pairs (at the start, at the end)."""
@@ -143,6 +158,9 @@ class Builder:
         """Another shape behind the batch axis, with the same order in memory."""
         if tuple(x.shape[1:]) == tuple(shape):
             return x
+        source, inputs = producer(x)
+        if isinstance(source, keras.layers.Reshape):
+            return self.reshape(inputs[0], shape, name)
         return keras.layers.Reshape(shape, name=self.name(name), dtype=self.dtype)(x)
 
     def split(self, x, groups):
@@ -168,10 +186,41 @@ class Builder:
     def negate(self, x):
         return keras.ops.negative(x)
 
+    def mean(self, x, axes, name):
+        """The mean over axes, which are kept with size 1."""
+        return Mean(axes, name=self.name(f"{name}_mean"), dtype=self.dtype)(x)
+
+    def matrix(self, x, kernel, name):
+        """x @ kernel over the last axis."""
+        layer = keras.layers.Dense(
+            kernel.shape[-1], use_bias=False, name=self.name(name), dtype=self.dtype
+        )
+        return self.place(layer, x, [kernel])
+
+    def max_pool(self, x, pool_size, name):
+        """Maxima over windows side by side."""
+        return keras.layers.MaxPooling2D(
+            pool_size, name=self.name(f"{name}_pool"), dtype=self.dtype
+        )(x)
+
+    def _pooled_like(self, pool, x, name):
+        config = {**pool.get_config(), "name": self.name(f"{name}_pool"), "dtype": self.dtype}
+        return type(pool).from_config(config)(x)
+
     def activation(self, x, activation, name):
         return keras.layers.Activation(
             activation, name=self.name(f"{name}_activation"), dtype=self.dtype
         )(x)
+
+    def prelu(self, x, slope, name):
+        """x if x > 0 else slope * x, one slope per channel."""
+        layer = keras.layers.PReLU(
+            shared_axes=list(range(1, len(x.shape) - 1)),
+            name=self.name(f"{name}_prelu"),
+            dtype=self.dtype,
+        )
+        slope = slope.reshape((1,) * (len(x.shape) - 2) + slope.shape)
+        return self.place(layer, x, [slope])
 
     def with_quantizer(self, kind, quantizer, x, name):
         """A layer of the deploy form that computes a part of a quantizer from the data."""
@@ -201,14 +250,24 @@ class Builder:
             return inputs[0]
         return Flip(axes, name=self.name(f"{name}_flip"), dtype=self.dtype)(x)
 
+    def shift(self, x, bias, name):
+        """x + bias, one value per channel, merged into an affine map if there is one."""
+        if _is_affine_or_moved(x):
+            return self.affine(x, np.ones_like(bias), bias, name)
+        return self.offset(x, bias, name)
+
     def affine(self, x, scale, bias, name):
         """scale * x + bias per channel, merged into an affine map, or moved before a flip or crop.
 
-        LCE fuses scale and bias into a binary convolution only directly behind it.
+        LCE fuses scale and bias into a binary convolution only directly behind it, and pools bits
+        only where the pool is directly before the sign.
         """
         source, inputs = producer(x)
-        if isinstance(source, Affine) and source.use_scale:
-            inner_scale, inner_bias = (keras.ops.convert_to_numpy(v) for v in source.weights)
+        if _is_pool(source) and _is_affine_or_moved(inputs[0]) and np.all(scale > 0):
+            return self._pooled_like(source, self.affine(inputs[0], scale, bias, name), name)
+        if isinstance(source, Affine):
+            *scales, inner_bias = (keras.ops.convert_to_numpy(v) for v in source.weights)
+            inner_scale = scales[0] if scales else 1.0
             return self.affine(inputs[0], scale * inner_scale, scale * inner_bias + bias, name)
         if isinstance(source, Flip):
             return self.flip(self.affine(inputs[0], scale, bias, name), source.axes, name)
@@ -241,6 +300,22 @@ class Builder:
         ]
         return self.concatenate(pieces, source.axis, name)
 
+    def affine_by_position(self, x, scale, bias, name):
+        """scale * x + bias with parameters of any shape that broadcasts against (..., channels).
+
+        Right behind a binary convolution LCE fuses a constant of rank above 1 into a file that does
+        not load or is wrong; it does not look through a negation.
+        """
+        shape = np.broadcast_shapes(np.shape(scale), np.shape(bias))
+        scale, bias = np.broadcast_to(scale, shape), np.broadcast_to(bias, shape)
+        channels = x.shape[-1]
+        if shape in ((), (1,)) or (shape[-1] == channels and all(size == 1 for size in shape[:-1])):
+            parts = (np.broadcast_to(part.reshape(-1), (channels,)) for part in (scale, bias))
+            return self.affine(x, *parts, name)
+        x = self.affine(x, -np.ones(channels), np.zeros(channels), name)
+        layer = PositionAffine(shape, name=self.name(f"{name}_position"), dtype=self.dtype)
+        return self.place(layer, x, [scale, bias])
+
     def subtract_from(self, constant, x, name):
         """constant - x, one value per position and channel."""
         layer = SubtractFrom(name=self.name(f"{name}_border"), dtype=self.dtype)
@@ -260,7 +335,21 @@ def _is_affine_or_moved(x) -> bool:
     source, inputs = producer(x)
     if isinstance(source, (Flip, keras.layers.Cropping2D)):
         return _is_affine_or_moved(inputs[0])
-    return isinstance(source, (Affine, SubtractFrom)) or _only_moves(x)
+    if isinstance(source, Affine):
+        return source.use_scale
+    return isinstance(source, SubtractFrom) or _only_moves(x)
+
+
+def _is_pool(layer) -> bool:
+    return isinstance(layer, keras.layers.MaxPooling2D)
+
+
+def _is_pooled_affine(x) -> bool:
+    """Whether a tensor is the max pool of an affine map, reshaped or not."""
+    source, inputs = producer(x)
+    if isinstance(source, keras.layers.Reshape):
+        return inputs[0].shape[-1] == x.shape[-1] and _is_pooled_affine(inputs[0])
+    return _is_pool(source) and _is_affine_or_moved(inputs[0])
 
 
 def _check_finite(layer, weights):

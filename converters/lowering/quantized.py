@@ -9,9 +9,17 @@ import numpy as np
 from bnnkeras import layers
 from bnnkeras.converters.errors import UnsupportedLayerError
 from bnnkeras.converters.lowering import quantizers
+from bnnkeras.converters.lowering.activations import activated as _activated
 from bnnkeras.converters.lowering.binary import BinaryConvolution, binary_convolution
-from bnnkeras.converters.lowering.geometry import POINT, Axis, layer_axes
+from bnnkeras.converters.lowering.geometry import Axis, layer_axes
 from bnnkeras.converters.lowering.intent import NO_BINARY_OPERATION, SEPARABLE, is_binary
+from bnnkeras.converters.lowering.maps import (
+    as_map,
+    check_layout,
+    from_map,
+    map_axes,
+    map_output_sizes,
+)
 from bnnkeras.converters.lowering.phases import phases
 from bnnkeras.converters.lowering.quantizers import CannotBeBinary
 from bnnkeras.converters.lowering.registry import lowering_rule
@@ -19,45 +27,45 @@ from bnnkeras.converters.lowering.registry import lowering_rule
 
 @lowering_rule(layers.QuantConv1D, layers.QuantConv2D)
 def lower_convolution(builder, layer, inputs):
-    x = _as_map(builder, layer, inputs)
+    x = as_map(builder, layer, inputs)
     x = _binary_or_float(builder, layer, x, _binary_convolution, _float_convolution)
-    return _activated(builder, layer, _from_map(builder, layer, x))
+    return _activated(builder, layer, from_map(builder, layer, x))
 
 
 @lowering_rule(layers.QuantDense)
 def lower_dense(builder, layer, inputs):
-    _check_layout(layer, inputs)
+    check_layout(layer, inputs)
     x = _binary_or_float(builder, layer, inputs, _binary_dense, _float_dense)
     return _activated(builder, layer, x)
 
 
 @lowering_rule(layers.QuantConv1DTranspose, layers.QuantConv2DTranspose)
 def lower_transposed(builder, layer, inputs):
-    x = _as_map(builder, layer, inputs)
+    x = as_map(builder, layer, inputs)
     x = _binary_or_float(builder, layer, x, _binary_transposed, _float_transposed)
-    return _activated(builder, layer, _from_map(builder, layer, x))
+    return _activated(builder, layer, from_map(builder, layer, x))
 
 
 @lowering_rule(layers.QuantDepthwiseConv1D, layers.QuantDepthwiseConv2D)
 def lower_depthwise(builder, layer, inputs):
     _note_missing_operation(builder, layer)
-    x = _as_map(builder, layer, inputs)
+    x = as_map(builder, layer, inputs)
     x = _depthwise(builder, layer, x, "kernel", "depthwise_quantizer")
-    return _activated(builder, layer, _from_map(builder, layer, _with_bias(builder, layer, x)))
+    return _activated(builder, layer, from_map(builder, layer, _with_bias(builder, layer, x)))
 
 
 @lowering_rule(*SEPARABLE)
 def lower_separable(builder, layer, inputs):
-    x = _as_map(builder, layer, inputs)
+    x = as_map(builder, layer, inputs)
     x = _depthwise(builder, layer, x, "depthwise_kernel", "depthwise_quantizer")
     x = _binary_or_float(builder, layer, x, _binary_pointwise, _float_pointwise)
-    return _activated(builder, layer, _from_map(builder, layer, x))
+    return _activated(builder, layer, from_map(builder, layer, x))
 
 
 @lowering_rule(layers.QuantConv3D)
 def lower_conv3d(builder, layer, inputs):
     _note_missing_operation(builder, layer)
-    _check_layout(layer, inputs)
+    check_layout(layer, inputs)
     axes = layer_axes(layer, inputs.shape[1:-1])
     x = _float_input(builder, layer, inputs, layer.input_quantizer)
     padding = "same" if layer.padding == "same" and not layer.pad_values else "valid"
@@ -83,7 +91,7 @@ def lower_conv3d(builder, layer, inputs):
 @lowering_rule(layers.QuantConv3DTranspose)
 def lower_conv3d_transpose(builder, layer, inputs):
     _note_missing_operation(builder, layer)
-    _check_layout(layer, inputs)
+    check_layout(layer, inputs)
     x = _float_transposed(builder, layer, inputs)
     return _activated(builder, layer, x)
 
@@ -106,7 +114,7 @@ def _binary_convolution(builder, layer, x):
         raise CannotBeBinary(f"LCE pads signs with 0 or with a sign, not with {layer.pad_values}")
     signs, kernel_scale = quantizers.kernel_parts(builder, layer, "kernel", "kernel_quantizer")
     scale = quantizers.per_filter(kernel_scale, -1, layer.filters)
-    rows, columns = _map_axes(layer, x)
+    rows, columns = map_axes(layer, x)
     signs = signs if signs.ndim == 4 else signs[None]
     bias = _bias(layer, layer.filters)
     dilation_rate = (1, *layer.dilation_rate)[-2:]
@@ -138,22 +146,22 @@ def _binary_convolution(builder, layer, x):
 def _binary_dense(builder, layer, inputs):
     *positions, channels = inputs.shape[1:]
     signs, kernel_scale = quantizers.kernel_parts(builder, layer, "kernel", "kernel_quantizer")
-    count = math.prod(positions)
+    # A dense layer is a 1x1 convolution: (B, ..., C) -> a map, before the sign.
+    height, width = positions if len(positions) == 2 else (math.prod(positions), 1)
     convolution = BinaryConvolution(
         layer.name,
         signs[None, None],
         quantizers.per_filter(kernel_scale, -1, layer.units),
         _bias(layer, layer.units),
-        Axis(count, 1, 1, 0, 0),
-        POINT,
+        Axis(height, 1, 1, 0, 0),
+        Axis(width, 1, 1, 0, 0),
     )
-    # Thresholds and scales are those of the tensor that the layer sees.
     x, factor = _centred(builder, layer, inputs)
-    # A dense layer is a 1x1 convolution: (B, ..., C) -> (B, N, 1, C), before the sign.
-    x = builder.reshape(x, (count, 1, channels), f"{layer.name}_expand")
+    x = builder.reshape(x, (height, width, channels), f"{layer.name}_expand")
     if factor.value is not None:
-        shape = (math.prod(factor.value.shape[1:-1]), 1, 1)
-        value = builder.reshape(factor.value, shape, f"{layer.name}_factor")
+        sizes = factor.value.shape[1:-1]
+        shape = sizes if len(sizes) == 2 else (math.prod(sizes), 1)
+        value = builder.reshape(factor.value, (*shape, 1), f"{layer.name}_factor")
         factor = dataclasses.replace(factor, value=value)
     x = _signed(builder, layer, x, convolution, factor)
     return builder.reshape(x, (*positions, layer.units), f"{layer.name}_squeeze")
@@ -181,7 +189,7 @@ def _binary_transposed(builder, layer, x):
     # The kernel is (..., filters, channels).
     scale = quantizers.per_filter(kernel_scale, -2, layer.filters)
     signs = np.swapaxes(signs if signs.ndim == 4 else signs[None], -1, -2)
-    sizes = _map_output_sizes(layer, x)
+    sizes = map_output_sizes(layer, x)
     rows, columns = (
         phases(size, kernel, stride, dilation, output, layer.padding == "same")
         for size, kernel, stride, dilation, output in zip(
@@ -225,8 +233,25 @@ def _binary_transposed(builder, layer, x):
 def _centred(builder, layer, x, quantizer=None):
     """The value whose sign is taken, and the factor that its scale leaves for the sums."""
     quantizer = quantizer or layer.input_quantizer
-    factor = quantizers.input_factor(builder, layer, x, quantizer)
-    return quantizers.centred_input(builder, layer, x, quantizer), factor
+    quantizers.check_sums(layer, quantizer)
+    # Thresholds and scales are those of the tensor that the layer sees: a 1-D layer sees no rows.
+    seen = _seen(builder, layer, x)
+    centred = quantizers.centred_input(builder, layer, seen, quantizer)
+    factor = quantizers.input_factor(builder, layer, seen, centred, quantizer)
+    if factor.value is not None:
+        factor = dataclasses.replace(factor, value=_as_rank(builder, layer, factor.value, x))
+    return _as_rank(builder, layer, centred, x), factor
+
+
+def _seen(builder, layer, x):
+    return x if isinstance(layer, layers.QuantDense) else from_map(builder, layer, x)
+
+
+def _as_rank(builder, layer, value, x):
+    """(B, W, C) -> (B, 1, W, C) where x is a map."""
+    if len(value.shape) == len(x.shape):
+        return value
+    return builder.reshape(value, (1, *value.shape[1:]), f"{layer.name}_expand")
 
 
 def _signed(builder, layer, x, convolution, factor):
@@ -263,7 +288,7 @@ def _signed(builder, layer, x, convolution, factor):
 def _float_convolution(builder, layer, x):
     kernel = quantizers.baked_kernel(layer, "kernel", "kernel_quantizer")
     kernel = kernel if kernel.ndim == 4 else kernel[None]
-    axes = _map_axes(layer, x)
+    axes = map_axes(layer, x)
     x = _float_input(builder, layer, x, layer.input_quantizer)
     if all(axis.is_same for axis in axes) and not layer.pad_values:
         padding = "same"
@@ -330,7 +355,7 @@ def _depthwise(builder, layer, x, kernel_name, argument):
     """A depthwise convolution in float: its sums of products of signs are exact integers."""
     kernel = quantizers.baked_kernel(layer, kernel_name, argument)
     kernel = kernel if kernel.ndim == 4 else kernel[None]
-    axes = _map_axes(layer, x)
+    axes = map_axes(layer, x)
     x = _float_input(builder, layer, x, layer.input_quantizer)
     pads = [axis.explicit for axis in axes]
     x = builder.pad(x, pads, layer.name, layer.pad_values)
@@ -359,48 +384,13 @@ def _float_input(builder, layer, x, quantizer):
                 layer, f"its input quantizer {quantizer!r} is a function and no layer"
             )
         return builder.copy(quantizer)(x)
-    factor = quantizers.any_input_factor(builder, layer, x, quantizer)
-    x = builder.sign(quantizers.centred_input(builder, layer, x, quantizer), layer.name)
-    return x if factor is None else builder.multiply(x, factor, layer.name)
-
-
-# Shapes.
-
-
-def _check_layout(layer, inputs):
-    if getattr(layer, "data_format", "channels_last") != "channels_last":
-        raise UnsupportedLayerError(layer, 'only data_format="channels_last" runs on LCE')
-    if None in inputs.shape[1:]:
-        raise UnsupportedLayerError(
-            layer,
-            f"it needs a fixed input size, and got {tuple(inputs.shape)}; build the model with one",
-        )
-
-
-def _as_map(builder, layer, inputs):
-    """(B, W, C) -> (B, 1, W, C): LCE has 2-D convolutions only. Maps stay as they are."""
-    _check_layout(layer, inputs)
-    if len(inputs.shape) == 4:
-        return inputs
-    return builder.reshape(inputs, (1, *inputs.shape[1:]), f"{layer.name}_expand")
-
-
-def _from_map(builder, layer, x):
-    if len(layer.kernel_size) == 2:
-        return x
-    return builder.reshape(x, x.shape[2:], f"{layer.name}_squeeze")
-
-
-def _map_axes(layer, x) -> list[Axis]:
-    """Rows and columns of a map; the rows of a 1-D layer are a single one."""
-    rank = len(layer.kernel_size)
-    return [POINT] * (2 - rank) + layer_axes(layer, x.shape[3 - rank : 3])
-
-
-def _map_output_sizes(layer, x):
-    rank = len(layer.kernel_size)
-    shape = (None, *x.shape[3 - rank :])
-    return (1,) * (2 - rank) + tuple(layer.compute_output_shape(shape)[1:-1])
+    seen = _seen(builder, layer, x)
+    centred = quantizers.centred_input(builder, layer, seen, quantizer)
+    factor = quantizers.any_input_factor(builder, layer, seen, centred, quantizer)
+    values = builder.sign(centred, layer.name)
+    if factor is not None:
+        values = builder.multiply(values, factor, layer.name)
+    return _as_rank(builder, layer, values, x)
 
 
 def _bias(layer, filters):
@@ -411,12 +401,6 @@ def _bias(layer, filters):
 
 def _with_bias(builder, layer, x):
     return x if layer.bias is None else builder.offset(x, _bias(layer, x.shape[-1]), layer.name)
-
-
-def _activated(builder, layer, x):
-    if layer.activation is keras.activations.linear:
-        return x
-    return builder.activation(x, layer.activation, layer.name)
 
 
 def _note_missing_operation(builder, layer):

@@ -1,4 +1,4 @@
-"""One lowering rule per layer class."""
+"""One lowering rule per layer class, and per operation of `keras.ops`."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,9 @@ from bnnkeras.converters.errors import UnsupportedLayerError
 from bnnkeras.converters.lowering.intent import is_binary
 
 _RULES: dict[type, Callable] = {}
+# By the name of the class: Keras exports the functions, not the classes of their nodes.
+_OPERATION_RULES: dict[str, Callable] = {}
+_ALTERNATIVES: dict[type, str] = {}
 
 
 def lowering_rule(*layer_classes: type) -> Callable:
@@ -25,6 +28,23 @@ def lowering_rule(*layer_classes: type) -> Callable:
     return decorate
 
 
+def operation_rule(*names: str) -> Callable:
+    """`lowering_rule` for nodes of `keras.ops`, by the name of their class such as `"Reshape"`."""
+
+    def decorate(rule):
+        for name in names:
+            _OPERATION_RULES[name] = rule
+        return rule
+
+    return decorate
+
+
+def refuse(alternative: str, *layer_classes: type):
+    """Registers what to say of layer classes that have no deploy form."""
+    for layer_class in layer_classes:
+        _ALTERNATIVES[layer_class] = alternative
+
+
 def supported_layers() -> list[type]:
     """The layer classes that have a rule."""
     return list(_RULES)
@@ -37,36 +57,30 @@ def lower(builder, operation, *args, **kwargs):
         UnsupportedLayerError: If the layer's class has no rule.
     """
     builder.begin(operation.name, is_binary(operation))
-    rule = _RULES.get(type(operation))
-    if rule is not None:
-        _check_activation(operation)
-        # Keras records these two for some layers; a deploy form has one mode and no masks.
-        kwargs = {key: kwargs[key] for key in kwargs if key not in ("mask", "training")}
-        return rule(builder, operation, *args, **kwargs)
+    # Keras records these two for some layers; a deploy form has one mode and no masks.
+    kwargs = {key: kwargs[key] for key in kwargs if key not in ("mask", "training")}
     if isinstance(operation, keras.layers.Layer):
-        raise UnsupportedLayerError(
-            operation,
-            "there is no lowering rule for this class. Supported: "
-            f"{', '.join(sorted(cls.__name__ for cls in _RULES))}. Add a rule with "
-            "bnnkeras.converters.lowering.lowering_rule",
-        )
-    # A keras.ops operation: it has no weights and no dtype, so it is its own deploy form.
-    return builder.copy_operation(operation)(*args, **kwargs)
+        rule = _RULES.get(type(operation))
+        if rule is None:
+            raise UnsupportedLayerError(operation, _reason(type(operation)))
+    else:
+        name = type(operation).__name__
+        rule = _OPERATION_RULES.get(name)
+        if rule is None:
+            raise UnsupportedLayerError(
+                operation,
+                f"nothing is known of how LCE computes the operation {name} of keras.ops. Known: "
+                f"{', '.join(sorted(_OPERATION_RULES))}",
+            )
+    return rule(builder, operation, *args, **kwargs)
 
 
-def _check_activation(layer):
-    activation = getattr(layer, "activation", None)
-    if activation is None:
-        return
-    reason = None
-    name = getattr(activation, "__name__", type(activation).__name__)
-    if isinstance(activation, keras.layers.Layer):
-        reason = f"its activation is a layer ({name}): call that layer on the outputs instead"
-    elif activation is keras.activations.gelu:
-        reason = "LCE has no exact gelu: call keras.ops.gelu(x, approximate=True) on the outputs"
-    elif activation is keras.activations.softsign:
-        reason = "LCE has no softsign: tanh is the nearest that it has"
-    elif not activation.__module__.startswith(("keras.", "bnnkeras.")):
-        reason = f"its activation {name} is not one of Keras's or bnnkeras's functions"
-    if reason is not None:
-        raise UnsupportedLayerError(layer, reason)
+def _reason(layer_class) -> str:
+    for refused, alternative in _ALTERNATIVES.items():
+        if issubclass(layer_class, refused):
+            return alternative
+    return (
+        "there is no lowering rule for this class. Supported: "
+        f"{', '.join(sorted(cls.__name__ for cls in _RULES))}. Add a rule with "
+        "bnnkeras.converters.lowering.lowering_rule"
+    )

@@ -1,88 +1,119 @@
-"""Rules of the Keras layers that networks use beside the quantized ones."""
+"""Rules of the Keras layers that LCE runs as they are, or that do nothing outside training."""
 
-import keras
-import numpy as np
 from keras import layers
 
 from bnnkeras.converters.errors import UnsupportedLayerError
-from bnnkeras.converters.graph import producer
-from bnnkeras.converters.layers import Convolution
-from bnnkeras.converters.lowering.geometry import Axis
-from bnnkeras.converters.lowering.registry import lowering_rule
-from bnnkeras.layers import MaxPooling2D
+from bnnkeras.converters.lowering.activations import activated, check_activation, is_rewritten
+from bnnkeras.converters.lowering.registry import lowering_rule, refuse
 
 
 @lowering_rule(
-    layers.Activation,
     layers.Add,
-    layers.AveragePooling2D,
+    layers.Attention,
+    layers.Average,
+    layers.CenterCrop,
     layers.Concatenate,
-    layers.Dense,
+    layers.Cropping1D,
+    layers.Cropping2D,
+    layers.Cropping3D,
+    layers.Dot,
+    layers.ELU,
     layers.Flatten,
+    layers.GlobalAveragePooling1D,
     layers.GlobalAveragePooling2D,
-    layers.GlobalMaxPooling2D,
-    layers.MaxPooling2D,
+    layers.GlobalAveragePooling3D,
+    layers.GlobalMaxPooling3D,
+    layers.GroupNormalization,
+    layers.LayerNormalization,
+    layers.LeakyReLU,
+    layers.Maximum,
+    layers.Minimum,
+    layers.MultiHeadAttention,
+    layers.Multiply,
     layers.PReLU,
+    layers.Permute,
     layers.ReLU,
-    layers.Reshape,
+    layers.RepeatVector,
     layers.Softmax,
+    layers.Subtract,
+    layers.UnitNormalization,
+    layers.UpSampling1D,
+    layers.UpSampling3D,
+    layers.ZeroPadding1D,
     layers.ZeroPadding2D,
-    MaxPooling2D,
+    layers.ZeroPadding3D,
 )
 def keep(builder, layer, *args, **kwargs):
     """LCE runs the layer as it is."""
     return builder.copy(layer)(*args, **kwargs)
 
 
-@lowering_rule(layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise)
+@lowering_rule(layers.Dense, layers.EinsumDense)
+def keep_with_activation(builder, layer, inputs):
+    return kept(builder, layer, inputs)
+
+
+def kept(builder, layer, x, kind=None):
+    """The layer as it is, except for an activation that LCE does not load in Keras's form."""
+    check_activation(layer)
+    if not is_rewritten(layer.activation):
+        return builder.copy(layer, kind)(x)
+    return activated(builder, layer, builder.copy(layer, kind, activation=None)(x))
+
+
+@lowering_rule(layers.Reshape)
+def reshape(builder, layer, inputs):
+    return builder.reshape(inputs, layer.compute_output_shape(inputs.shape)[1:], layer.name)
+
+
+@lowering_rule(layers.UpSampling2D, layers.Resizing)
+def keep_resizing(builder, layer, inputs):
+    if layer.interpolation not in ("nearest", "bilinear"):
+        raise UnsupportedLayerError(
+            layer, f"LCE does not resize with {layer.interpolation!r}: take bilinear or nearest"
+        )
+    return builder.copy(layer)(inputs)
+
+
+@lowering_rule(
+    layers.ActivityRegularization,
+    layers.AlphaDropout,
+    layers.Dropout,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.Identity,
+    layers.RandomBrightness,
+    layers.RandomContrast,
+    layers.RandomFlip,
+    layers.RandomRotation,
+    layers.RandomTranslation,
+    layers.RandomZoom,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+)
 def drop(builder, layer, inputs):
     """Nothing happens here outside training."""
     return inputs
 
 
-@lowering_rule(layers.Conv2D)
-def keep_convolution(builder, layer, inputs):
-    if layer.data_format != "channels_last":
-        raise UnsupportedLayerError(layer, 'only data_format="channels_last" runs on LCE')
-    return builder.copy(layer, Convolution)(_trimmed(builder, layer, inputs))
-
-
-def _trimmed(builder, layer, x):
-    """x without the far padding that no window of a strided convolution reads.
-
-    LCE's converter takes pads such as (1, 1) before a VALID convolution of stride 2 for SAME's
-    (0, 1), and the file is wrong without a word.
-    """
-    source, inputs = producer(x)
-    if not isinstance(source, layers.ZeroPadding2D) or layer.padding != "valid":
-        return x
-    axes = [
-        Axis(size, (kernel - 1) * dilation + 1, stride, *pads)
-        for size, kernel, dilation, stride, pads in zip(
-            inputs[0].shape[1:3],
-            layer.kernel_size,
-            layer.dilation_rate,
-            layer.strides,
-            source.padding,
-            strict=True,
-        )
-    ]
-    return builder.pad(inputs[0], [axis.explicit for axis in axes], layer.name)
-
-
-@lowering_rule(layers.BatchNormalization)
-def fold_batch_normalization(builder, layer, inputs):
-    """y = gamma (x - mean) / sqrt(variance + epsilon) + beta, as one scale and one bias."""
-    if layer.axis not in (-1, len(inputs.shape) - 1):
-        raise UnsupportedLayerError(layer, f"axis={layer.axis} is not the channel axis")
-    mean, variance, gamma, beta = (
-        default if variable is None else keras.ops.convert_to_numpy(variable).astype("float64")
-        for variable, default in (
-            (layer.moving_mean, None),
-            (layer.moving_variance, None),
-            (layer.gamma, 1.0),
-            (layer.beta, 0.0),
-        )
-    )
-    scale = gamma / np.sqrt(variance + layer.epsilon)
-    return builder.affine(inputs, scale, beta - mean * scale, layer.name)
+refuse(
+    "a Lambda hides a Python function: call keras.ops on the tensor in its place, or write a layer "
+    "and a rule for it with bnnkeras.converters.lowering.lowering_rule",
+    layers.Lambda,
+)
+refuse(
+    "recurrent layers have no deploy form: take Conv1D or attention over the steps",
+    layers.RNN,
+    layers.Bidirectional,
+)
+refuse(
+    "the deploy form has no integer inputs: look the vectors up in the program, and feed them",
+    layers.Embedding,
+)
+refuse("a deploy form has no masks: multiply by a second input that holds the mask", layers.Masking)
+refuse(
+    "LCE has no 3-D pooling: reshape two axes into one, and pool in 2-D",
+    layers.AveragePooling3D,
+    layers.MaxPooling3D,
+)

@@ -287,11 +287,9 @@ def _model_of(layer, shape=(6, 6, 4)):
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (lambda: layers.Conv2DTranspose(2, 3), "no lowering rule for this class. Supported: Act"),
-        (lambda: layers.LayerNormalization(), "no lowering rule for this class"),
-        (lambda: layers.BatchNormalization(axis=1), "axis=1 is not the channel axis"),
-        (lambda: layers.Activation("gelu"), r"call keras.ops.gelu\(x, approximate=True\)"),
-        (lambda: layers.Dense(2, activation="softsign"), "LCE has no softsign"),
+        (lambda: layers.TimeDistributed(layers.Conv1D(2, 3)), "no lowering rule for this class"),
+        (lambda: layers.Lambda(_own_activation), "a Lambda hides a Python function"),
+        (lambda: layers.Dense(2, activation=_own_activation), "its activation _own_activation"),
         (
             lambda: QuantConv2D(2, 3, activation=_own_activation, **BINARY),
             "its activation _own_activation is not one of Keras's",
