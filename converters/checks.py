@@ -17,14 +17,16 @@ from bnnkeras.converters import (
     flatbuffer,
     layers,  # noqa: F401  (registers the deploy layers for loading)
 )
+from bnnkeras.converters.float_parts import (
+    fake_quantization,  # noqa: F401  (registers its layer for loading)
+    local,
+)
 from bnnkeras.converters.plan import BinaryUnit, Epilogue, binary_units, float_signs, output_names
 from bnnkeras.converters.worker import running
 from bnnkeras.converters.worker.registry import command
 from bnnkeras.converters.worker.requirements import import_or_explain
 
 _EPSILON = 2.0**-23
-# Float operations between two taps are short chains; their error relative to the largest value.
-_FLOAT_TOLERANCE = 1e-5
 # Multipliers are copied into the file; where two biases are merged, float32 rounds.
 _PARAMETER_TOLERANCE = 2.0**-21
 
@@ -42,6 +44,8 @@ def verify(arrays, *, model_path: str, kernels: list[str]):
     file = flatbuffer.read(data)
     units = binary_units(deployed)
     matches, problems = _match(units, file)
+    eight_bit, unknown_kernels = local.matches(file, deployed)
+    problems += unknown_kernels
     problems += _structure(file, deployed)
     foreign = [*_foreign_interface(file, deployed)]
     result: dict[str, Any] = {
@@ -56,7 +60,7 @@ def verify(arrays, *, model_path: str, kernels: list[str]):
     for kernel in kernels:
         try:
             result["kernels"][kernel] = {
-                **_local_errors(data, file, matches, deployed, inputs, kernel),
+                **_local_errors(data, file, matches, eight_bit, deployed, inputs, kernel),
                 **_end_to_end(expected, _run(data, kernel, inputs)),
             }
         except RuntimeError as error:
@@ -249,14 +253,14 @@ def _foreign_interface(file, deployed):
                 )
 
 
-def _local_errors(data, file, matches, deployed, inputs, kernel):
+def _local_errors(data, file, matches, eight_bit, deployed, inputs, kernel):
     """The largest error of any layer, evaluated on the file's own inputs of that layer.
 
     Binary convolutions are sums of +-1, exact in float32, times one multiplier: an output may be
     off by (4 K |multiplier| + 2 |bias|) 2^-23. Float segments may be off by 1e-5 of their largest
-    value.
+    value. What is int8 may be off by a step of its scale beside.
     """
-    values = _tapped(data, file, matches, inputs, kernel)
+    values = _tapped(data, file, matches, eight_bit, inputs, kernel)
     matches = _in_order_of_values(matches, file, deployed, inputs, values)
     problems, worst_binary = [], 0.0
     for match in matches:
@@ -270,15 +274,29 @@ def _local_errors(data, file, matches, deployed, inputs, kernel):
         elif found.shape != wanted.shape:
             ratio = math.inf
         else:
+            if local.step_of(file, match.output):
+                wanted = np.clip(wanted, *local.limits_of(file, match.output))
+                bound = bound + local.step_of(file, match.output)
             ratio = float((np.abs(found - wanted) / bound).max())
         worst_binary = max(worst_binary, ratio)
         if not ratio <= 1:
             problems.append(f"{match.unit.name}: error {ratio:.3g} times its bound")
+    worst_eight_bit = None
+    for item in eight_bit:
+        starts = [(item.input, item.rounded_inputs(values[item.item.input]))]
+        (wanted,) = _evaluate(starts, [item.output])
+        ratio = local.errors_over_bound(file, item, values, wanted)
+        worst_eight_bit = max(worst_eight_bit or 0.0, ratio)
+        if not ratio <= 1:
+            problems.append(f"{item.layer.name}: error {ratio:.3g} times the bound of its 8 bits")
     outputs = _run(data, kernel, inputs)
-    worst_float, float_problems = _float_segments(file, matches, deployed, inputs, values, outputs)
+    worst_float, float_problems = _float_segments(
+        file, matches, eight_bit, deployed, inputs, values, outputs
+    )
     return {
         "binary_error_over_bound": worst_binary,
         "float_relative_error": worst_float,
+        "int8_error_over_bound": worst_eight_bit,
         "local_problems": problems + float_problems,
     }
 
@@ -350,8 +368,9 @@ def _oracle(match, signs):
     return epilogue(sums.astype("float64")), np.maximum(bound, np.finfo("float32").tiny)
 
 
-def _float_segments(file, matches, deployed, inputs, values, outputs):
-    """Everything between binary convolutions, run by Keras on what the file's own ones put out."""
+def _float_segments(file, matches, eight_bit, deployed, inputs, values, outputs):
+    """Everything between binary convolutions and operators of 8 bits, run by Keras on what the
+    file's own ones put out."""
     starts = [(tensor, inputs[tensor.name]) for tensor in deployed.inputs]
     for match in matches:
         value = values[match.output]
@@ -359,21 +378,37 @@ def _float_segments(file, matches, deployed, inputs, values, outputs):
             # Only the sign, or a max pool and then the sign, can follow: +-1 serve as well.
             value = _signs(value, match.unit.kernel.shape[3]).astype("float32")
         starts.append((match.epilogue.output, value))
-    ends = [match.unit.before_sign for match in matches] + deployed.outputs
+    for item in eight_bit:
+        value = values[item.item.operator.outputs[0]]
+        starts.append((item.output, value.reshape(-1, *item.output.shape[1:])))
+    ends = [match.unit.before_sign for match in matches]
+    ends += [item.input for item in eight_bit] + deployed.outputs
     names = [f"input of {match.unit.name}" for match in matches]
+    names += [f"input of {item.layer.name}" for item in eight_bit]
     names += [f"output {name!r}" for name in output_names(deployed)]
-    found = [values[_signed_tensor(file, match)] for match in matches]
+    tensors = [_signed_tensor(file, match) for match in matches]
+    tensors += [item.item.input for item in eight_bit]
+    found = [values[tensor] for tensor in tensors]
+    for number, item in enumerate(eight_bit, start=len(matches)):
+        found[number] = found[number].reshape(-1, *item.input.shape[1:])
+    tensors += [file.signature_outputs[name] for name in output_names(deployed)]
     found += [outputs[name] for name in output_names(deployed)]
+    taps = {match.output for match in matches}
+    taps |= {item.item.operator.outputs[0] for item in eight_bit}
+    allowances = local.rounding_allowances(file, tensors, taps)
     worst, problems = 0.0, []
-    for name, one, other in zip(names, _evaluate(starts, ends), found, strict=True):
+    for name, allowance, one, other in zip(
+        names, allowances, _evaluate(starts, ends), found, strict=True
+    ):
         if other.dtype == np.int32 and one.dtype != np.int32:
             one, other = _certain_signs(one, other)
         elif one.shape != other.shape:
             problems.append(f"{name} has shape {other.shape}, not {one.shape}")
             continue
-        error = float(np.abs(one - other).max() / max(np.abs(one).max(), 1e-30))
+        error = max(float(np.abs(one - other).max()) - allowance, 0.0)
+        error /= max(float(np.abs(one).max()), 1e-30)
         worst = max(worst, error)
-        if not error <= _FLOAT_TOLERANCE:
+        if not error <= local.FLOAT_TOLERANCE:
             problems.append(f"{name}: relative error {error:.3g}")
     return worst, problems
 
@@ -381,7 +416,7 @@ def _float_segments(file, matches, deployed, inputs, values, outputs):
 def _certain_signs(values, packed):
     """Signs of real values and packed ones, made equal where rounding may decide."""
     signs = _signs(packed, values.shape[-1])
-    certain = np.abs(values) > _FLOAT_TOLERANCE * np.abs(values).max()
+    certain = np.abs(values) > local.FLOAT_TOLERANCE * np.abs(values).max()
     return np.where(certain, np.where(values >= 0, 1, -1), signs), signs
 
 
@@ -397,14 +432,19 @@ def _evaluate(starts, ends):
     return [known[id(tensor)] for tensor in ends]
 
 
-def _tapped(data, file, matches, inputs, kernel):
-    """Values inside the file: what each binary convolution signs, and what it puts out."""
+def _tapped(data, file, matches, eight_bit, inputs, kernel):
+    """Values inside the file: what each binary convolution signs, and what it puts out; inputs and
+    outputs of operators of 8 bits."""
     values = {index: inputs[name] for name, index in file.signature_inputs.items()}
     wanted = {tensor for match in matches for tensor in (_signed_tensor(file, match), match.output)}
+    for item in eight_bit:
+        wanted |= {item.item.input, item.item.operator.outputs[0]}
     taps = sorted(wanted - set(values))
     if taps:
         tapped = _run(flatbuffer.with_outputs(data, taps), kernel, inputs)
-        values.update({tensor: tapped[f"tensor_{tensor}"] for tensor in taps})
+        values.update(
+            {tensor: local.as_real(file, tensor, tapped[f"tensor_{tensor}"]) for tensor in taps}
+        )
     return values
 
 

@@ -13,6 +13,11 @@ from bnnkeras.converters import (
     labels,
     layers,  # noqa: F401  (registers the deploy layers for loading)
 )
+from bnnkeras.converters.float_parts import (
+    fake_quantization,  # noqa: F401  (registers its layer for loading)
+    recipe_of,
+    storage,
+)
 from bnnkeras.converters.plan import output_names
 from bnnkeras.converters.worker.registry import command
 from bnnkeras.converters.worker.requirements import import_or_explain
@@ -22,11 +27,15 @@ from bnnkeras.converters.worker.requirements import import_or_explain
 def convert(arrays, *, model_path: str, batch_size: int, origins, results, metadata):
     """Converts a saved deploy form; the result array "flatbuffer" holds the bytes of the file.
 
-    `origins` and `results` are those of `labels.Labels`, `metadata` is stored in the file.
+    `origins` and `results` are those of `labels.Labels`, `metadata` is stored in the file; with a
+    recipe in it (`float_parts.recipe`), float kernels are stored in fewer bits.
     """
     model = keras.models.load_model(model_path, compile=False)
     with labels.tagged(model) as names:
         data = flatbuffer_of(model, batch_size)
+    recipe = recipe_of(metadata)
+    if recipe is not None and recipe.mode != "int8":
+        data = storage.stored(data, model, recipe.mode, frozenset(recipe.keep_float))
     operations = [graph.producer(tensor)[0] for tensor in model.outputs]
     data, operator_layers = labels.labelled(
         data,

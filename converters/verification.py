@@ -10,6 +10,8 @@ import numpy as np
 
 from bnnkeras.converters import graph, layerwise, probe
 from bnnkeras.converters.deployment import Deployment, deploy, deployment_of
+from bnnkeras.converters.flatbuffer import metadata
+from bnnkeras.converters.float_parts import recipe_of
 from bnnkeras.converters.worker import WorkerCrash, get_worker
 
 KERNELS = ("default", "reference", "indirect")
@@ -23,10 +25,13 @@ class KernelResult:
         binary_error_over_bound: Largest error of a binary convolution on the file's own inputs, in
             units of the bound (4 K |multiplier| + 2 |bias|) 2^-23; right if at most 1.
         float_relative_error: Largest error of the float operations between two binary
-            convolutions, relative to the largest value; right if at most 1e-5.
+            convolutions, relative to the largest value; right if at most 1e-5. Where they are int8,
+            what is beyond one step of each scale on the way.
         argmax_agreement: Share of the samples with the same largest output as the deploy form.
         largest_output_difference: Largest difference at the outputs. No test: see `verify`.
         probe_difference: Largest difference in the dyadic probe; right if exactly 0.
+        int8_error_over_bound: Largest error of an operator with int8 weights on the file's own
+            inputs, in units of what its rounding allows; right if at most 1. `None` without such.
     """
 
     binary_error_over_bound: float
@@ -34,6 +39,7 @@ class KernelResult:
     argmax_agreement: float
     largest_output_difference: float
     probe_difference: float | None
+    int8_error_over_bound: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +87,15 @@ def verify(
     3. Local check: each layer, evaluated on the file's own intermediate values, is within the bound
        that float32 allows.
     4. Dyadic probe: the architecture with weights that never round differs by exactly 0 from the
-       training form. It converts the architecture anew: the bits of this file are step 2's.
+       training form. It converts the architecture anew, in float32: the bits of this file are
+       step 2's.
     5. Agreement end to end, reported and not judged: an activation of 1e-7 that changes its sign is
        no error, but moves the outputs of a binary network visibly.
+
+    A file made with `quantize` is compared with what it promises: the deploy form with the weights
+    rounded as the file stores them, or with values rounded to the ranges that the file carries.
+    Operators with int8 weights are checked one by one on the file's own inputs, rounded as the
+    operator rounds them.
 
     Args:
         model: The training form: a functional or Sequential Keras model.
@@ -110,6 +122,9 @@ def verify(
         )
     data = flatbuffer if isinstance(flatbuffer, bytes) else Path(flatbuffer).read_bytes()
     deployment = deployment_of(model, exact_zeros=exact_zeros)
+    recipe = recipe_of(metadata(data))
+    if recipe is not None:
+        deployment = recipe.applied(deployment)
     return verify_deployment(
         model,
         deployment,
