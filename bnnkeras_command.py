@@ -20,8 +20,17 @@ def main() -> None:
     """Runs the command line without TensorFlow's log lines."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _without_log_lines():
-        from bnnkeras.cli import main as run
-
+        try:
+            from bnnkeras.cli import main as run
+        except ModuleNotFoundError as error:
+            # Keras imports its backend with itself: TensorFlow, if nothing chooses another.
+            backend = str(error.name).split(".")[0]
+            if backend not in ("jax", "tensorflow", "torch"):
+                raise
+            sys.exit(
+                f"Keras's backend, {backend}, is not installed. Set KERAS_BACKEND to one that "
+                "is: jax, tensorflow or torch."
+            )
         run()
 
 

@@ -89,6 +89,23 @@ def test_bad_option_names_it():
     assert "epochs" in finished.stderr
 
 
+def test_missing_backend_is_named():
+    # None marks a module that cannot be imported.
+    code = "import sys; sys.modules['torch'] = None; import bnnkeras_command as c; c.main()"
+    finished = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 1
+    assert finished.stderr == (
+        "Keras's backend, torch, is not installed. Set KERAS_BACKEND to one that is: jax, "
+        "tensorflow or torch.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("module", "extra"), [("typer", "bnnkeras[cli]"), ("sklearn", "bnnkeras[datasets]")]
 )
