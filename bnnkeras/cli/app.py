@@ -1,14 +1,13 @@
 """The commands, their options, and errors as one line."""
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from bnnkeras.cli import benchmark
+from bnnkeras.cli import benchmark, models
+from bnnkeras.cli.errors import errors_as_one_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,6 +16,7 @@ app = typer.Typer(
     help="Binary neural networks: train with Keras, ship verified .tflite files.",
 )
 app.add_typer(benchmark.app, name="benchmark")
+models.add_to(app)
 
 
 @app.callback()
@@ -34,7 +34,7 @@ def demo(
 
     Interrupt it at any time: the same command goes on from the last whole epoch.
     """
-    with _errors_as_one_line():
+    with errors_as_one_line("Interrupted. The same command goes on from here."):
         from bnnkeras.cli.demo import run
 
         if not run(epochs=epochs, seed=seed, output=output, console=Console()):
@@ -56,25 +56,10 @@ def deploy_env(
     Needed where this Python cannot: LCE needs CPython 3.10 to 3.12 and NumPy 1. It is kept under
     BNNKERAS_CACHE or ~/.cache/bnnkeras.
     """
-    with _errors_as_one_line():
+    with errors_as_one_line():
         from bnnkeras.cli import deploy_env as environment
 
         if check:
             environment.check(Console())
         else:
             environment.make(python, recreate, Console())
-
-
-@contextlib.contextmanager
-def _errors_as_one_line():
-    """Bad input and missing packages are no reason for a traceback."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.secho("\nInterrupted. The same command goes on from here.", err=True)
-        raise typer.Exit(130) from None
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        if os.environ.get("BNNKERAS_TRACEBACK"):
-            raise
-        typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
-        raise typer.Exit(1) from None

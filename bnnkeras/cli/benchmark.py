@@ -1,12 +1,31 @@
-"""`bnnkeras benchmark`: how fast models train, measured against others in the same run."""
+"""`bnnkeras benchmark`: how fast files run and models train, against others in the same run."""
 
 import enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
-app = typer.Typer(no_args_is_help=True, help="Measure speed against peers, in one run.")
+from bnnkeras.cli.errors import errors_as_one_line
+from bnnkeras.cli.reports import ReportOption
+
+
+class _FilesByDefault(TyperGroup):
+    """`benchmark model.tflite` is `benchmark files model.tflite`."""
+
+    def parse_args(self, ctx, args):
+        """Puts the command in front of what does not name one."""
+        if args and args[0] not in self.commands and args[0] not in self.get_help_option_names(ctx):
+            args = ["files", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_FilesByDefault,
+    no_args_is_help=True,
+    help="Measure speed against peers, in one run: of .tflite files, or of training.",
+)
 
 
 class Backend(enum.StrEnum):
@@ -24,9 +43,91 @@ class Dtype(enum.StrEnum):
     mixed_bfloat16 = "mixed_bfloat16"
 
 
+class Kernel(enum.StrEnum):
+    """LCE's kernels."""
+
+    default = "default"
+    reference = "reference"
+    indirect = "indirect"
+    all = "all"
+
+
 @app.callback()
 def _group() -> None:
-    """Measure speed against peers, in one run."""
+    """Measure speed against peers, in one run: of .tflite files, or of training."""
+
+
+@app.command()
+def files(
+    file: Annotated[list[Path], typer.Argument(help=".tflite files.", metavar="FILE...")],
+    threads: Annotated[int, typer.Option(help="Threads of the interpreter.", min=1)] = 1,
+    kernel: Annotated[
+        Kernel | None,
+        typer.Option(
+            help="LCE's kernel; the fastest one here by default. With --adb: the device's."
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds.", min=1)] = 10,
+    runs: Annotated[int, typer.Option(help="Runs of a file in a round.", min=1)] = 10,
+    layers: Annotated[
+        bool, typer.Option("--layers/--no-layers", help="Whether to time every operator too.")
+    ] = True,
+    peers: Annotated[
+        bool,
+        typer.Option(
+            "--peers",
+            help="Add Larq Zoo's network, converted by LCE itself, as the reference; it is built "
+            "in an environment of its own (made once: 2.4 GB under BNNKERAS_CACHE or "
+            "~/.cache/bnnkeras).",
+        ),
+    ] = False,
+    adb: Annotated[
+        bool, typer.Option("--adb", help="Run on a phone, with --lce-benchmark, and not here.")
+    ] = False,
+    serial: Annotated[
+        str | None, typer.Option(help="Serial number of the phone, where there are several.")
+    ] = None,
+    lce_benchmark: Annotated[
+        Path | None,
+        typer.Option(help="LCE's benchmark program for the phone (lce_benchmark_model)."),
+    ] = None,
+    report: ReportOption = None,
+) -> None:
+    """Measure how long .tflite files take: percentiles, memory, and the share of every layer.
+
+    `bnnkeras benchmark model.tflite` means this command. Files and kernels take turns, and ratios
+    are taken round by round against the first one (the peer, if there is one). Every operator is
+    also timed by itself, in a file that holds nothing else. x86 says nothing about ARM: use --adb.
+    """
+    with errors_as_one_line():
+        from bnnkeras.cli.benchmarks.files import run_files, run_on_device
+
+        if adb:
+            if peers or kernel is Kernel.all:
+                raise ValueError("`--adb` runs one kernel and no peers. Received: more")
+            run_on_device(
+                file,
+                program=lce_benchmark,
+                serial=serial,
+                threads=threads,
+                kernel=None if kernel is None else kernel.value,
+                runs=rounds * runs,
+                layers=layers,
+                report=report,
+            )
+            return
+        if serial is not None or lce_benchmark is not None:
+            raise ValueError("`--serial` and `--lce-benchmark` need `--adb`. Received: none")
+        run_files(
+            file,
+            threads=threads,
+            kernel=None if kernel is None else kernel.value,
+            rounds=rounds,
+            runs=runs,
+            layers=layers,
+            peers=peers,
+            report=report,
+        )
 
 
 @app.command()
@@ -61,11 +162,9 @@ def training(
     time that all cores together spent: it shows a difference even where other work disturbs the
     clock.
     """
-    from bnnkeras.cli.benchmarks.contenders import ContenderError
-    from bnnkeras.cli.benchmarks.run import run_training
-    from bnnkeras.environments import PrivateEnvironmentError
+    with errors_as_one_line():
+        from bnnkeras.cli.benchmarks.run import run_training
 
-    try:
         run_training(
             model=model,
             backends=backend or ["tensorflow"],
@@ -77,6 +176,3 @@ def training(
             steps=steps,
             output=output,
         )
-    except (ContenderError, PrivateEnvironmentError, OSError, ValueError) as error:
-        typer.secho(str(error), fg="red", err=True)
-        raise typer.Exit(1) from None
