@@ -20,7 +20,7 @@ from bnnkeras.converters.float_parts import (
 )
 from bnnkeras.converters.metadata import file_metadata
 from bnnkeras.converters.models import load_model, with_input_size
-from bnnkeras.converters.reporting import Report, inspect
+from bnnkeras.converters.reporting import Report, inspect, plain_values
 from bnnkeras.converters.verification import (
     KERNELS,
     Verification,
@@ -61,7 +61,12 @@ class Conversion:
     def report(self) -> Report:
         """What the file consists of and what was verified: print it, or save it as a page."""
         report = inspect(self.flatbuffer, verification=self.verification)
-        return report if self.path is None else dataclasses.replace(report, file=self.path.name)
+        cost = self.quantization
+        return dataclasses.replace(
+            report,
+            file=report.file if self.path is None else self.path.name,
+            quantization=None if cost is None else plain_values(cost),
+        )
 
 
 def convert(

@@ -61,10 +61,14 @@ def convert(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Representative inputs for --quantize: an .npy file, or an .npz file with an "
-            "array for each input.",
+            help="Representative inputs for --quantize, samples first: an .npy file, or an .npz "
+            "file with an array for each input.",
             metavar="FILE",
         ),
+    ] = None,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(help="A layer that --quantize leaves in float32; repeat for several."),
     ] = None,
     strict: Annotated[
         bool,
@@ -87,21 +91,18 @@ def convert(
         from bnnkeras import converters, zoo  # noqa: F401  (the zoo registers its layers)
 
         check_report_name(report)
-        options: dict[str, Any] = {}
-        if quantize is not None:
-            options["quantize"] = quantize.value
-        if data is not None:
-            options["representative_data"] = _arrays(data, "data")
         conversion = converters.convert(
             model,
             output or model.with_suffix(".tflite"),
+            quantize=None if quantize is None else quantize.value,
+            representative_data=None if data is None else _arrays(data, "data"),
+            keep_float=keep_float or (),
             strict=strict,
             verify=verify,
             inputs=None if inputs is None else _arrays(inputs, "inputs"),
             batch_size=batch_size,
             input_size=None if input_size is None else _size(input_size),
             exact_zeros=exact_zeros,
-            **options,
         )
         _show(conversion.report, report)
         typer.echo(f"Written: {conversion.path}, {conversion.file_bytes:,} bytes")

@@ -88,7 +88,7 @@ def inspect(
             for key, value in stored.items()
             if key not in _SHOWN_ELSEWHERE and not key.endswith(_VERSION) and value
         },
-        verification=None if verification is None else _plain(verification),
+        verification=None if verification is None else plain_values(verification),
     )
 
 
@@ -98,5 +98,6 @@ def _interface(entries: list[dict[str, Any]]) -> tuple[TensorInfo, ...]:
     )
 
 
-def _plain(verification: Verification) -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(verification)))
+def plain_values(record) -> dict[str, Any]:
+    """A dataclass as JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(record)))

@@ -136,6 +136,9 @@ def _cards(report) -> str:
         what = "mean" if best.p50_ms is None else "median"
         about = f"{what}, {best.kernel} kernel, {best.device}"
         cards.append(("", readable_ms(_typical_ms(best)), about))
+    if report.quantization is not None:
+        agreement = f"{report.quantization['argmax_agreement']:.1%}"
+        cards.append(("", agreement, "of samples decided as in float32"))
     verification = report.verification
     if verification is not None:
         kind, word = ("good", "verified") if verification["passed"] else ("bad", "not verified")

@@ -110,6 +110,8 @@ class Report:
         notes: What differs from the training form on purpose, by layer.
         metadata: What else is stored in the file: class names, preprocessing, paddings.
         verification: What `verify` found, as plain values; `None` if it did not run.
+        quantization: What float parts in fewer bits cost, as plain values of a `QuantizationCost`;
+            `None` where nothing was measured.
         latencies: One entry for each kernel that was measured.
         refusals: Kernels that were to be measured and cannot run the file, and why.
     """
@@ -128,6 +130,7 @@ class Report:
     notes: dict[str, str] = dataclasses.field(default_factory=dict)
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
     verification: dict[str, Any] | None = None
+    quantization: dict[str, Any] | None = None
     latencies: tuple[Latency, ...] = ()
     refusals: dict[str, str] = dataclasses.field(default_factory=dict)
 

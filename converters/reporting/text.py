@@ -44,6 +44,8 @@ def summary(report: "Report") -> list[tuple[str, str]]:
         rows += [
             (info, f"{item.name}: {readable_shape(item.shape)}, {item.dtype}") for item in names
         ]
+    if report.quantization is not None:
+        rows.append(("smaller floats", quantization_text(report.quantization)))
     rows += [("latency", latency_text(latency)) for latency in report.latencies]
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     rows.append(("made by", versions or "unknown"))
@@ -71,6 +73,16 @@ def verified_text(report: "Report") -> str:
     if probe is None:
         return "yes (without the dyadic probe)"
     return f"yes (probe difference {probe:g})"
+
+
+def quantization_text(cost: dict[str, Any]) -> str:
+    """What float parts in fewer bits cost."""
+    return (
+        f"{cost['mode']}: {readable_bytes(cost['float32_bytes'])} in float32; on "
+        f"{cost['samples']} samples ({cost['measured_on'].replace('_', ' ')}) "
+        f"{cost['argmax_agreement']:.1%} have the same largest output, outputs differ by up to "
+        f"{cost['largest_difference']:.3g} of {cost['largest_output']:.3g}"
+    )
 
 
 def latency_text(latency) -> str:

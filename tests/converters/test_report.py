@@ -193,9 +193,26 @@ def _full(report: Report) -> Report:
     )
     other = Latency("default", 1, "phone", 10, 4.25)
     rows = tuple(dataclasses.replace(row, latency_ms=0.01 * row.index) for row in report.rows)
+    cost = {"mode": "int8", "float32_bytes": 20_000, "samples": 8, "measured_on": "noise"}
+    cost |= {"argmax_agreement": 0.875, "largest_difference": 0.5, "largest_output": 4.0}
     return dataclasses.replace(
-        report, rows=rows, latencies=(latency, other), refusals={"reference": "odd <channels>"}
+        report,
+        rows=rows,
+        latencies=(latency, other),
+        refusals={"reference": "odd <channels>"},
+        quantization=cost,
     )
+
+
+def test_what_smaller_floats_cost_is_in_the_report(model):
+    conversion = converters.convert(model, quantize="float16", verify=False)
+    report = conversion.report
+    assert report.quantization is not None and conversion.quantization is not None
+    assert report.quantization["mode"] == "float16"
+    assert report.quantization["argmax_agreement"] == conversion.quantization.argmax_agreement
+    assert "smaller floats  float16: " in str(report)
+    assert report.metadata["quantize"]
+    assert report.layers_in_bits == report.binary_layers
 
 
 def test_json_comes_back_the_same(report, tmp_path):
