@@ -25,12 +25,12 @@ from bnnkeras.files import replacing
 # What the pinned versions have wheels for, the preferred one first.
 PYTHON_VERSIONS = ((3, 12), (3, 11))
 # Debian's stripped Pythons, pyenv's shims and the like are there but fail: each is tried.
-_PROBE = (
-    "import sys, ssl, venv, ensurepip\n"
-    "assert sys.implementation.name == 'cpython' and sys.maxsize > 2**32\n"
-    f"assert sys.version_info[:2] in {PYTHON_VERSIONS}\n"
-    "print(sys.executable)"
-)
+_PROBE = """
+import sys, ssl, venv, ensurepip
+assert sys.implementation.name == "cpython" and sys.maxsize > 2**32
+assert sys.version_info[:2] in {}
+print(sys.executable)
+"""
 _PROBE_SECONDS = 60
 # Settings with which pip would install elsewhere, or something else.
 _PIP_SETTINGS = ("PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_CONSTRAINT", "PIP_REQUIRE_HASHES")
@@ -56,6 +56,8 @@ class PrivateEnvironment:
             that packages need too, each as `name==version`.
         check: Function that is called with the path of the environment's Python, and raises where
             the environment does not do its work. Tried before an environment counts as complete.
+        python_versions: Tuple of pairs. The versions of CPython that the packages are for, the
+            preferred one first.
 
     Example:
 
@@ -69,6 +71,7 @@ class PrivateEnvironment:
     name: str
     requirements: Path
     check: Callable[[Path], None] = dataclasses.field(repr=False)
+    python_versions: tuple[tuple[int, int], ...] = PYTHON_VERSIONS
 
     @property
     def folder(self) -> Path:
@@ -105,7 +108,7 @@ class PrivateEnvironment:
         Two processes do not make it at once: the second waits, and takes what the first made.
 
         Args:
-            python: The CPython 3.11 or 3.12 to make it with; `None` searches (`find_python`).
+            python: The Python to make it with; `None` searches (`find_python`).
             recreate: Whether to make it anew where there is one.
             progress: Called with what happens next, and with pip's lines.
 
@@ -117,7 +120,7 @@ class PrivateEnvironment:
             existing = self.python()
             if existing is not None and not recreate:
                 return existing
-            base = find_python(python)
+            base = find_python(python, self.python_versions)
             self._remove_all_but(existing)
             folder = self._new_folder()
             try:
@@ -182,59 +185,52 @@ class PrivateEnvironment:
             yield file.fileno()
 
 
-def find_python(wanted: str | os.PathLike | None = None) -> str:
-    """The path of a CPython 3.12 or 3.11 that can make virtual environments.
+def find_python(
+    wanted: str | os.PathLike | None = None,
+    versions: Sequence[tuple[int, int]] = PYTHON_VERSIONS,
+) -> str:
+    """The path of a CPython that can make virtual environments.
 
     Args:
         wanted: The only one to try; `None` tries this process's Python, those on the PATH, pyenv's
             and uv's.
+        versions: Pairs. The versions to take, the preferred one first.
 
     Raises:
         PrivateEnvironmentError: If none works, naming those tried.
     """
     tried = []
-    for candidate in [os.fspath(wanted)] if wanted is not None else _candidates():
-        found = _probe(candidate)
+    for candidate in [os.fspath(wanted)] if wanted is not None else _candidates(versions):
+        # -I: the variables and the folder of this process are not part of that Python.
+        found = _output([candidate, "-I", "-c", _PROBE.format(tuple(versions))])
         if found is not None:
             return found
-        tried.append(candidate)
-    advice = "Install one (for example with `uv python install 3.12`) or name one with --python."
+        if candidate not in tried:
+            tried.append(candidate)
+    names = " or ".join(f"{major}.{minor}" for major, minor in versions)
     raise PrivateEnvironmentError(
-        "CPython 3.12 or 3.11 with the modules venv, ensurepip and ssl is needed, for which the "
-        f"packages exist, and none was found. {advice} Received: {', '.join(tried)}"
+        f"CPython {names} with the modules venv, ensurepip and ssl is needed, for which the "
+        "packages exist, and none was found. Install one (for example with `uv python install` "
+        f"or pyenv) or name one with --python. Received: {', '.join(tried)}"
     )
 
 
-def _candidates() -> Iterator[str]:
-    seen = set()
-    for path in _paths():
-        if path not in seen:
-            seen.add(path)
-            yield path
-
-
-def _paths() -> Iterator[str]:
+def _candidates(versions: Sequence[tuple[int, int]]) -> Iterator[str]:
     yield sys.executable
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     uv = shutil.which("uv")
-    for major, minor in PYTHON_VERSIONS:
+    for major, minor in versions:
         name = f"python{major}.{minor}"
         for folder in os.get_exec_path():
             found = shutil.which(name, path=folder)
             if found is not None:
                 yield found
-        for found in sorted(pyenv.glob(f"versions/{major}.{minor}*/bin/{name}")):
-            yield str(found)
+        for path in sorted(pyenv.glob(f"versions/{major}.{minor}*/bin/{name}")):
+            yield str(path)
         if uv is not None:
             found = _output([uv, "python", "find", "--no-python-downloads", f"{major}.{minor}"])
             if found is not None:
                 yield found
-
-
-def _probe(python: str) -> str | None:
-    """The Python's own path, `None` where it does not start or does not fit."""
-    # -I: the variables and the folder of this process are not part of that Python.
-    return _output([python, "-I", "-c", _PROBE])
 
 
 def _output(command: Sequence[str]) -> str | None:
