@@ -3,8 +3,14 @@
 All weights and inputs are small multiples of powers of two, so every order of summation gives the
 same bits, and a file that computes the right function differs by exactly 0. Alignment, borders,
 channel order, input and output order and fusing errors have nowhere to hide.
+
+What cannot be exact does not end the probe. A quantizer that divides or takes an exponential of the
+data is replaced by one with a threshold per channel, so that its layer is probed all the same; a
+layer or operation that rounds (a softmax, a mean over 49 values) is cut out, and what follows it
+gets dyadic inputs of its own. `Probe` names both.
 """
 
+import dataclasses
 import math
 
 import keras
@@ -14,9 +20,23 @@ from keras import layers
 from bnnkeras.converters import graph
 from bnnkeras.converters.deployment import deploy
 from bnnkeras.converters.lowering import Builder, is_binary
-from bnnkeras.layers import MaxPooling2D
+from bnnkeras.converters.lowering.standard import DROPPED
+from bnnkeras.layers import (
+    ChannelAdaptiveBypass,
+    EntropyMaximizingAggregation,
+    LearnableBias,
+    MaxPooling2D,
+    RPReLU,
+    SpatialShift,
+)
 from bnnkeras.layers.base import QuantizedLayer
-from bnnkeras.quantizers import Binarizer, MeanMagnitude, NoOp, PowerOfTwoMagnitude
+from bnnkeras.quantizers import (
+    Binarizer,
+    LearnedThreshold,
+    MeanMagnitude,
+    NoOp,
+    PowerOfTwoMagnitude,
+)
 
 # 1 - 2^-17 + 2^-17 is exactly 1 in float32, so that BatchNorm does not round.
 _EPSILON = 2.0**-17
@@ -26,34 +46,87 @@ _EXACT_ACTIVATIONS = (
     keras.activations.relu6,
     keras.activations.hard_tanh,
 )
+_FLOAT_CONVOLUTIONS = (
+    layers.Conv1D,
+    layers.Conv2D,
+    layers.Conv3D,
+    layers.Conv1DTranspose,
+    layers.Conv2DTranspose,
+    layers.DepthwiseConv1D,
+    layers.DepthwiseConv2D,
+    layers.SeparableConv1D,
+    layers.SeparableConv2D,
+)
 _EXACT_LAYERS = (
+    *_FLOAT_CONVOLUTIONS,
     layers.Add,
     layers.BatchNormalization,
     layers.Concatenate,
-    layers.Conv2D,
+    layers.Cropping1D,
+    layers.Cropping2D,
+    layers.Cropping3D,
     layers.Dense,
-    layers.Dropout,
     layers.Flatten,
-    layers.GaussianNoise,
+    layers.GlobalMaxPooling1D,
     layers.GlobalMaxPooling2D,
+    layers.LeakyReLU,
+    layers.MaxPooling1D,
     layers.MaxPooling2D,
+    layers.Maximum,
+    layers.Minimum,
     layers.PReLU,
+    layers.Permute,
+    layers.RepeatVector,
     layers.Reshape,
-    layers.SpatialDropout2D,
+    layers.Subtract,
+    layers.UpSampling1D,
+    layers.UpSampling3D,
+    layers.ZeroPadding1D,
+    layers.ZeroPadding2D,
+    layers.ZeroPadding3D,
+    LearnableBias,
     MaxPooling2D,
+    RPReLU,
+    SpatialShift,
 )
 # Operations of keras.ops, by the name of their class, that move values or add them.
 _EXACT_OPERATIONS = frozenset(
-    "Absolute Add Concatenate ExpandDims Flip GetItem Max Maximum Min Minimum Negative Pad Relu "
-    "Relu6 Repeat Reshape Roll Split Squeeze Stack Subtract Swapaxes Transpose".split()
+    "Absolute Add Concatenate ExpandDims Flip GetItem Max Maximum Min Minimum Multiply Negative "
+    "Pad Relu Relu6 Repeat Reshape Roll Split Squeeze Stack Subtract Swapaxes Tile "
+    "Transpose".split()
 )
+# Bits that an operation may add to the width of its inputs before they are cut: float32 has 24,
+# and sums of signs with a dozen residual additions take eight of them.
+_SPARE_BITS = 16
+_BITS_OF_CONVOLUTION = 9
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """A twin of the training form in which nothing rounds.
+
+    Attributes:
+        twin: The twin; an output for each tensor that goes into a cut. `None` where nothing is
+            left: the model has no operation that can be exact.
+        cuts: What was left out, and why, by the name of the layer or operation.
+        replaced: What another quantizer stands for, by the name of the layer.
+    """
+
+    twin: keras.Model | None
+    cuts: dict[str, str]
+    replaced: dict[str, str]
 
 
 def dyadic_twin(model: keras.Model, seed: int = 0) -> keras.Model | None:
+    """The twin of `dyadic_probe`."""
+    return dyadic_probe(model, seed).twin
+
+
+def dyadic_probe(model: keras.Model, seed: int = 0) -> Probe:
     """A twin of the training form with dyadic weights, cut where an operation has to round.
 
-    A cut operation (a mean over 49 values, a softmax) is left out: its inputs become outputs of
-    the twin, and its outputs inputs. The activation of a layer is left out alike.
+    A cut operation is left out: its inputs become outputs of the twin, and its outputs inputs. The
+    activation of a layer is left out alike.
 
     Args:
         model: A functional or Sequential model.
@@ -69,37 +142,52 @@ def dyadic_twin(model: keras.Model, seed: int = 0) -> keras.Model | None:
         for tensor in original
     ]
     outputs: list[keras.KerasTensor] = []
-    # Outputs of float convolutions and what they flow into: each convolution adds bits, and two in
-    # a row may need more than float32 has.
-    wide: set[int] = set()
+    cuts: dict[str, str] = {}
+    replaced: dict[str, str] = {}
+    # Bits that float operations have added to a tensor, by its id.
+    spent: dict[int, int] = {}
 
-    def cut(spec):
+    def new_input(spec):
         inputs.append(
             keras.Input(batch_shape=spec.shape, dtype=spec.dtype, name=f"probe_{len(inputs)}")
         )
         return inputs[-1]
 
     def call(operation, *args, **kwargs):
+        if type(operation) in DROPPED:
+            return args[0]
         tensors = [
             tensor
             for tensor in keras.tree.flatten((args, kwargs))
             if isinstance(tensor, keras.KerasTensor)
         ]
-        if not _is_exact(operation, args, kwargs):
+        reason = _obstacle(operation, args, kwargs)
+        if reason:
+            cuts[operation.name] = reason
             outputs.extend(tensors)
-            return keras.tree.map_structure(cut, operation.compute_output_spec(*args, **kwargs))
-        widens = _widens(operation)
-        if widens and id(tensors[0]) in wide:
-            outputs.append(tensors[0])
-            args = (cut(tensors[0]), *args[1:])
+            return keras.tree.map_structure(
+                new_input, operation.compute_output_spec(*args, **kwargs)
+            )
+        bits = _bits(operation, args)
+        before = max((spent.get(id(tensor), 0) for tensor in tensors), default=0)
+        if bits and before + bits > _SPARE_BITS:
+            outputs.extend(tensors)
+            args, kwargs = keras.tree.map_structure(
+                lambda value: new_input(value) if isinstance(value, keras.KerasTensor) else value,
+                (args, kwargs),
+            )
+            before = 0
         if not isinstance(operation, keras.layers.Layer):
+            args, kwargs = _coarse_constants(generator, args, kwargs)
             results = copies.copy_operation(operation)(*args, **kwargs)
         else:
             if id(operation) not in twins:
-                twins[id(operation)] = _twin(operation, generator)
+                twins[id(operation)] = _twin(operation, generator, replaced)
             results = twins[id(operation)](*args, **kwargs)
-        if widens or (not is_binary(operation) and any(id(tensor) in wide for tensor in tensors)):
-            wide.update(id(tensor) for tensor in keras.tree.flatten(results))
+        # Behind a sign the count starts anew.
+        if not is_binary(operation):
+            for tensor in keras.tree.flatten(results):
+                spent[id(tensor)] = before + bits
         return results
 
     structure = keras.tree.pack_sequence_as(model.input, inputs[: len(original)])
@@ -109,9 +197,8 @@ def dyadic_twin(model: keras.Model, seed: int = 0) -> keras.Model | None:
     outputs = [tensor for tensor in outputs if id(tensor) not in known]
     used = _sources(outputs)
     inputs = [tensor for tensor in inputs if id(tensor) in used]
-    if not outputs:
-        return None
-    return keras.Model(inputs, outputs, name=f"{model.name}_probe")
+    twin = keras.Model(inputs, outputs, name=f"{model.name}_probe") if outputs else None
+    return Probe(twin, cuts, replaced)
 
 
 def differences(twin: keras.Model, inputs: dict[str, np.ndarray]) -> list[str]:
@@ -150,30 +237,97 @@ def dyadic_inputs(model: keras.Model, samples: int, seed: int = 0) -> dict[str, 
     }
 
 
-def _is_exact(operation, args, kwargs) -> bool:
-    """Whether an operation neither rounds nor is unknown: everything else is cut."""
+def _obstacle(operation, args, kwargs) -> str | None:
+    """Why an operation rounds, or is not known not to; `None` if it is exact."""
+    kind = type(operation).__name__
+    unknown = f"{kind} rounds"
     if isinstance(operation, QuantizedLayer):
-        return all(_is_plain(quantizer) for quantizer in _quantizers(operation))
-    if isinstance(operation, (layers.GlobalAveragePooling2D, layers.AveragePooling2D)):
-        if isinstance(operation, layers.GlobalAveragePooling2D):
-            count = math.prod(args[0].shape[1:3])
-        else:
-            # At the border of "same" the count differs; inside it is the window's.
-            count = math.prod(operation.pool_size) if operation.padding == "valid" else 3
-        return count & (count - 1) == 0
+        exact = all(isinstance(item, (Binarizer, NoOp)) for item in _quantizers(operation))
+        return None if exact else f"a quantizer of {kind} has more than two values"
+    count = _averaged(operation, args)
+    if count is not None:
+        return None if count & (count - 1) == 0 else f"{kind} takes a mean over {count} values"
     if isinstance(operation, layers.ReLU):
         limits = (operation.negative_slope, operation.threshold, operation.max_value or 0.0)
-        return all(_is_coarse(limit) for limit in limits)
+        return None if all(map(_is_coarse, limits)) else f"{kind} has limits that round"
     if isinstance(operation, layers.Activation):
-        return operation.activation in _EXACT_ACTIVATIONS
+        exact = operation.activation in _EXACT_ACTIVATIONS
+        return None if exact else f"{_name_of(operation.activation)} rounds"
+    if isinstance(operation, layers.UpSampling2D):
+        return None if operation.interpolation == "nearest" else unknown
     if isinstance(operation, keras.layers.Layer):
-        return type(operation) in _EXACT_LAYERS
-    constants = [
-        value
+        return None if type(operation) in _EXACT_LAYERS else unknown
+    if kind not in _EXACT_OPERATIONS:
+        return unknown
+    values = keras.tree.flatten((args, kwargs))
+    if kind == "Multiply" and all(isinstance(value, keras.KerasTensor) for value in values):
+        return f"{kind} of two tensors doubles their bits"
+    if kind in ("Add", "Subtract", "Multiply"):
+        return None
+    constants = (value for value in values if not isinstance(value, keras.KerasTensor))
+    return None if all(map(_is_coarse, constants)) else f"a constant of {kind} rounds"
+
+
+def _averaged(operation, args) -> int | None:
+    """Over how many values an operation takes means; the least common multiple of several."""
+    shape = args[0].shape if args and isinstance(args[0], keras.KerasTensor) else ()
+    if isinstance(operation, (layers.AveragePooling1D, layers.AveragePooling2D)):
+        # At the border of "same" the count differs; inside it is the window's.
+        return math.prod(operation.pool_size) if operation.padding == "valid" else 3
+    if isinstance(operation, (layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D)):
+        return math.prod(shape[1:-1])
+    if isinstance(operation, layers.Average):
+        return len(args[0])
+    if isinstance(operation, EntropyMaximizingAggregation):
+        return shape[operation.axis] if operation.mode == "mean" else 1
+    if isinstance(operation, ChannelAdaptiveBypass):
+        merged = operation.filters % shape[-1]
+        size = shape[-1] // merged if merged else 1
+        return math.lcm(size, shape[-1] - size * (merged - 1)) if merged else 1
+    if type(operation).__name__ == "Mean":
+        axes = operation.axis
+        axes = range(1, len(shape)) if axes is None else np.atleast_1d(axes)
+        return math.prod(shape[axis] for axis in axes)
+    return None
+
+
+def _bits(operation, args) -> int:
+    """Bits that a float operation adds to the width of its inputs."""
+    count = _averaged(operation, args)
+    if count is not None:
+        return count.bit_length() - 1
+    if isinstance(operation, _FLOAT_CONVOLUTIONS) and not is_binary(operation):
+        # A 1x1 kernel has one 1 per output.
+        return _BITS_OF_CONVOLUTION if math.prod(operation.kernel_size) > 1 else 0
+    if isinstance(operation, layers.BatchNormalization):
+        return 1
+    return 2 if isinstance(operation, layers.LeakyReLU) or _is_product(operation) else 0
+
+
+def _is_product(operation) -> bool:
+    return type(operation).__name__ == "Multiply"
+
+
+def _coarse_constants(generator, args, kwargs):
+    """Constants of a sum or product as multiples of 1/4: 0 and 1 would hide a wrong place."""
+
+    def coarse(value):
+        if value is None or isinstance(value, (keras.KerasTensor, str, slice, int, bool)):
+            return value
+        if isinstance(value, float):
+            return value if _is_coarse(value) else math.copysign(0.75, value)
+        return generator.choice([-1.0, -0.5, 0.5, 1.0], np.shape(value)).astype("float32")
+
+    if all(
+        value is None or isinstance(value, (keras.KerasTensor, str, slice, int, bool))
         for value in keras.tree.flatten((args, kwargs))
-        if not isinstance(value, keras.KerasTensor)
-    ]
-    return type(operation).__name__ in _EXACT_OPERATIONS and all(map(_is_coarse, constants))
+    ):
+        return args, kwargs
+    return keras.tree.map_structure(coarse, (args, kwargs))
+
+
+def _name_of(function) -> str:
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _quantizers(layer) -> list:
@@ -199,16 +353,7 @@ def _is_coarse(value) -> bool:
     """Whether a constant adds no bits: multiples of 1/4, and all that is no number."""
     if isinstance(value, (int, float)):
         return float(value * 4).is_integer()
-    return value is None or isinstance(value, (str, slice))
-
-
-def _widens(operation) -> bool:
-    """Whether a float convolution sums over a neighbourhood."""
-    return (
-        isinstance(operation, layers.Conv2D)
-        and not is_binary(operation)
-        and math.prod(operation.kernel_size) > 1
-    )
+    return value in (None, Ellipsis) or isinstance(value, (str, slice))
 
 
 def _sources(outputs) -> set[int]:
@@ -223,8 +368,19 @@ def _sources(outputs) -> set[int]:
     return found
 
 
-def _twin(layer, generator):
+def _twin(layer, generator, replaced):
     config = {**layer.get_config(), "dtype": "float32"}
+    if isinstance(layer, EntropyMaximizingAggregation):
+        # The offset is the median of a distribution, which has too many bits.
+        config["offset"] = -0.75
+    if isinstance(layer, layers.LeakyReLU):
+        config["negative_slope"] = 0.25
+    for name in layer.quantizer_names if isinstance(layer, QuantizedLayer) else ():
+        quantizer = getattr(layer, name)
+        if quantizer is not None and not _is_plain(quantizer):
+            threshold = None if "kernel" in name or "wise" in name else LearnedThreshold()
+            config[name] = Binarizer(threshold=threshold)
+            replaced[layer.name] = f"its {name} {type(quantizer).__name__} rounds"
     if isinstance(layer, layers.BatchNormalization):
         config["epsilon"] = _EPSILON
     if getattr(layer, "activation", keras.activations.linear) not in _EXACT_ACTIVATIONS:
@@ -258,7 +414,7 @@ def _values(layer, variable, generator):
         return _one_hot(shape, generator)
     if name.endswith("kernel"):
         return generator.integers(-1, 2, shape) / 8
-    if name == "alpha":
+    if name in ("alpha", "slope"):
         return generator.integers(-1, 2, shape)
     if name == "scale":
         return generator.choice([0.25, 0.5, 1.0], shape)

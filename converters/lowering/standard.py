@@ -6,6 +6,25 @@ from bnnkeras.converters.errors import UnsupportedLayerError
 from bnnkeras.converters.lowering.activations import activated, check_activation, is_rewritten
 from bnnkeras.converters.lowering.registry import lowering_rule, refuse
 
+# Nothing outside training.
+DROPPED = (
+    layers.ActivityRegularization,
+    layers.AlphaDropout,
+    layers.Dropout,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.Identity,
+    layers.RandomBrightness,
+    layers.RandomContrast,
+    layers.RandomFlip,
+    layers.RandomRotation,
+    layers.RandomTranslation,
+    layers.RandomZoom,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+)
+
 
 @lowering_rule(
     layers.Add,
@@ -75,23 +94,7 @@ def keep_resizing(builder, layer, inputs):
     return builder.copy(layer)(inputs)
 
 
-@lowering_rule(
-    layers.ActivityRegularization,
-    layers.AlphaDropout,
-    layers.Dropout,
-    layers.GaussianDropout,
-    layers.GaussianNoise,
-    layers.Identity,
-    layers.RandomBrightness,
-    layers.RandomContrast,
-    layers.RandomFlip,
-    layers.RandomRotation,
-    layers.RandomTranslation,
-    layers.RandomZoom,
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
-    layers.SpatialDropout3D,
-)
+@lowering_rule(*DROPPED)
 def drop(builder, layer, inputs):
     """Nothing happens here outside training."""
     return inputs

@@ -196,7 +196,8 @@ def _branches(shape, behind_binary):
 
     def put(function, before_binary=False):
         y = function(_binary(inputs) if behind_binary else inputs)
-        outputs.append(_binary(y) if behind_binary and before_binary else y)
+        between = behind_binary and before_binary and len(y.shape) <= 4
+        outputs.append(_binary(y) if between else y)
 
     for make in LAYERS[shape]:
         put(make())
