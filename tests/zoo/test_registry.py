@@ -12,7 +12,6 @@ from bnnkeras.zoo import registry
 CONVENTIONS = {
     "input_shape": None,
     "input_tensor": None,
-    "classes": 1000,
     "include_top": True,
     "pooling": None,
     "weights": None,
@@ -53,11 +52,15 @@ def test_get_unknown_argument():
 def test_every_model_follows_the_conventions(name):
     function = registry._MODELS[name]
     parameters = inspect.signature(function).parameters
-    for argument, default in CONVENTIONS.items():
+    # The classes of ImageNet, or of CIFAR-10 for 32x32 images.
+    classes = parameters["classes"].default
+    assert classes in (10, 1000)
+    for argument, default in {**CONVENTIONS, "classes": classes}.items():
         assert parameters[argument].default == default
     assert parameters["name"].default == name
     assert getattr(zoo, function.__name__) is function and function.__name__ in zoo.__all__
     model = zoo.get(name)
     assert isinstance(model, keras.Model) and model.name == name
-    assert model.output_shape == (None, 1000)
+    assert model.output_shape == (None, classes)
+    assert model.input_shape == ((None, 224, 224, 3) if classes == 1000 else (None, 32, 32, 3))
     assert type(model) is keras.src.models.Functional
