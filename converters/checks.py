@@ -45,7 +45,7 @@ def verify(arrays, *, model_path: str, kernels: list[str]):
     units = binary_units(deployed)
     matches, problems = _match(units, file)
     eight_bit, unknown_kernels = local.matches(file, deployed)
-    problems += unknown_kernels
+    problems += unknown_kernels + local.foreign_scales(file, deployed)
     problems += _structure(file, deployed)
     foreign = [*_foreign_interface(file, deployed)]
     result: dict[str, Any] = {

@@ -168,19 +168,11 @@ def convert(
     metadata = file_metadata(model, deployment, class_names, preprocessing)
     if output is not None:
         check_writable(Path(output).parent)
-    in_worker = functools.partial(
-        _in_worker,
-        "convert",
-        batch_size=batch_size,
-        timeout_seconds=timeout_seconds,
-        origins=deployment.labels.origins,
-        results=deployment.labels.results,
-    )
-    flatbuffer = float32 = in_worker(deployment.model, metadata=metadata)
+    flatbuffer = float32 = _converted(deployment, metadata, batch_size, timeout_seconds)
     if recipe is not None:
         deployment = recipe.applied(deployment)
         metadata["quantize"] = recipe.as_metadata()
-        flatbuffer = in_worker(deployment.model, metadata=metadata)
+        flatbuffer = _converted(deployment, metadata, batch_size, timeout_seconds)
     # Without `verify` the structure is still read: a layer left in float must not go unnoticed.
     verification = verify_deployment(
         model,
@@ -224,6 +216,18 @@ def convert_float(model: keras.Model, batch_size: int = 1, timeout_seconds: floa
         The bytes of a file that stock TensorFlow Lite runs; its binary kernels are float32.
     """
     return _in_worker("convert_float", deploy(model), batch_size, timeout_seconds)
+
+
+def _converted(deployment, metadata, batch_size, timeout_seconds) -> bytes:
+    return _in_worker(
+        "convert",
+        deployment.model,
+        batch_size,
+        timeout_seconds,
+        origins=deployment.labels.origins,
+        results=deployment.labels.results,
+        metadata=metadata,
+    )
 
 
 def _in_worker(command, deployed, batch_size, timeout_seconds, **parameters) -> bytes:

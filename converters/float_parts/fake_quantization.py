@@ -11,7 +11,12 @@ import numpy as np
 from keras import layers, ops
 
 from bnnkeras.converters import graph
-from bnnkeras.converters.float_parts.kernels import consumers_of, has_float_kernel, rebuilt
+from bnnkeras.converters.float_parts.kernels import (
+    FUSED_ACTIVATIONS,
+    consumers_of,
+    has_float_kernel,
+    rebuilt,
+)
 from bnnkeras.converters.layers import ConstantPadding, Flip
 from bnnkeras.converters.lowering import Builder
 from bnnkeras.converters.plan import BinaryUnit, binary_units
@@ -32,7 +37,6 @@ _SAME_RANGE = (
     Flip,
 )
 _NEW_RANGE = (layers.Add, layers.GlobalAveragePooling2D)
-_FUSED_ACTIVATIONS = (keras.activations.linear, keras.activations.relu, keras.activations.relu6)
 
 
 @register
@@ -153,8 +157,11 @@ class _Choice:
         self._unit_ends = {id(unit.epilogues[-1].output): unit for unit in binary_units(deployed)}
         self._int8: dict[int, str] = {}
         self._before_activation: set[int] = set()
-        for operation in deployed.operations:
+        operations = deployed.operations
+        for operation in operations:
             self._choose(operation)
+        for operation in operations:
+            self._reconsider(operation)
 
     def _choose(self, operation):
         if has_float_kernel(operation):
@@ -182,6 +189,13 @@ class _Choice:
                 self._mark(operation, self._int8[id(inputs[0])])
             elif isinstance(operation, _NEW_RANGE) or is_relu(operation):
                 self._mark(operation, operation.name)
+
+    def _reconsider(self, operation):
+        """Leaves what a binary convolution puts out in float32 if nothing reads it as int8."""
+        if operation.name in self.after and id(operation.output) in self._unit_ends:
+            readers = [x for x in self._consumers[id(operation.output)] if x is not None]
+            if not any(x.name in self.after or x.name in self.layers for x in readers):
+                del self.after[operation.name]
 
     def _round_input(self, operation) -> str:
         """Makes the input of an operation int8; returns its range.
@@ -223,9 +237,6 @@ class _Choice:
             return "kept in float on request"
         if len(layer._inbound_nodes) > 1:
             return "called more than once"
-        if layer.activation not in _FUSED_ACTIVATIONS:
-            name = getattr(layer.activation, "__name__", layer.activation)
-            return f"its activation {name} is computed in float"
         return None
 
 
@@ -235,8 +246,7 @@ def is_relu(operation) -> bool:
         limits = (operation.negative_slope, operation.threshold)
         return limits == (0, 0) and operation.max_value in (None, 6)
     return (
-        isinstance(operation, layers.Activation)
-        and operation.activation in (_FUSED_ACTIVATIONS[1:])
+        isinstance(operation, layers.Activation) and operation.activation in FUSED_ACTIVATIONS[1:]
     )
 
 

@@ -12,6 +12,8 @@ from bnnkeras.converters.lowering import Builder
 
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose)
+# The activations that float operators compute themselves, whatever their types.
+FUSED_ACTIVATIONS = (keras.activations.linear, keras.activations.relu, keras.activations.relu6)
 _LAYERS = (layers.Conv1D, layers.Conv2D, layers.Dense, *_DEPTHWISE, *_TRANSPOSED)
 
 
@@ -61,10 +63,10 @@ def filters_in_place(layer, rows: np.ndarray) -> np.ndarray:
 
 
 def with_folded_scales(deployed: keras.Model, change_kernel=None) -> keras.Model:
-    """A copy of a deploy form, each `Affine` behind a float layer folded into its kernel.
+    """A copy of a deploy form whose float layers are those of the file, one operator each.
 
-    LCE's converter folds them too; done before it, the kernels of the file are those of the
-    layers, weight by weight.
+    Each `Affine` behind a float layer is folded into its kernel, as LCE's converter does, and an
+    activation that no float operator computes becomes a layer of its own, `<layer>_activation`.
 
     Args:
         deployed: The deploy form.
@@ -128,12 +130,16 @@ class _Folding:
             layer, inputs = graph.producer(args[0])
             return self._merged(self._originals[id(layer)], operation)(inputs[0])
         layer = self._builder.copy(operation)
+        if not has_float_kernel(operation):
+            return layer(*args, **kwargs)
+        self._originals[id(layer)] = operation
+        kernel = keras.ops.convert_to_numpy(operation.kernel)
+        layer.kernel.assign(self._change_kernel(operation, kernel))
+        if operation.activation in FUSED_ACTIVATIONS:
+            return layer(*args, **kwargs)
+        layer.activation = keras.activations.linear
         outputs = layer(*args, **kwargs)
-        if has_float_kernel(operation):
-            self._originals[id(layer)] = operation
-            kernel = keras.ops.convert_to_numpy(operation.kernel)
-            layer.kernel.assign(self._change_kernel(operation, kernel))
-        return outputs
+        return self._builder.activation(outputs, operation.activation, operation.name)
 
     def _merged(self, layer, affine):
         """A float layer with a scale and bias per filter in it; one for each call of a layer."""

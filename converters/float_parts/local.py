@@ -18,6 +18,10 @@ from bnnkeras.converters.float_parts.fake_quantization import FakeQuantization, 
 
 # Float operations in one order or another; their error relative to the largest value.
 FLOAT_TOLERANCE = 1e-5
+# The converter computes scales in float32 from float32 limits.
+_SCALE_TOLERANCE = 1e-6
+# Outputs of int8 tanh, and of sigmoid and softmax.
+_FIXED_SCALES = ((1 / 128, 0), (1 / 256, -128))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +91,33 @@ def matches(file: FlatbufferModel, deployed: keras.Model) -> tuple[list[Match], 
         rows = match.item.rows.astype(np.float32)
         match.layer.kernel.assign(kernels.filters_in_place(match.layer, rows))
     return found, problems
+
+
+def foreign_scales(file: FlatbufferModel, deployed: keras.Model) -> list[str]:
+    """A sentence for each int8 value of a file whose scale or zero point is not one of the model's.
+
+    A wrong one shifts or clips values, which samples show only if they reach the limits.
+    """
+    known = {*_FIXED_SCALES}
+    for layer in deployed.layers:
+        if isinstance(layer, FakeQuantization):
+            scale, lowest, _ = layer.nudged()
+            known.add((scale, -128 - round(lowest / scale)))
+    problems = []
+    for tensor in file.tensors:
+        if tensor.dtype != "int8" or tensor.value is not None or tensor.quantization is None:
+            continue
+        scale = float(tensor.quantization.scale[0])
+        zero_point = int(tensor.quantization.zero_point[0])
+        if not any(
+            zero_point == other_zero and abs(scale - other) <= _SCALE_TOLERANCE * other
+            for other, other_zero in known
+        ):
+            problems.append(
+                f"{tensor.name} has the scale {scale:.6g} and the zero point {zero_point} in the "
+                "file, which no value of the model has"
+            )
+    return problems
 
 
 def errors_over_bound(

@@ -4,6 +4,7 @@ A file holds its recipe, so that `verify` makes the same deploy form from the sa
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,13 @@ import numpy as np
 
 from bnnkeras.converters.deployment import Deployment
 from bnnkeras.converters.float_parts import kernels, rounding
-from bnnkeras.converters.float_parts.fake_quantization import with_fake_quantization
+from bnnkeras.converters.float_parts.fake_quantization import (
+    FakeQuantization,
+    with_fake_quantization,
+)
 from bnnkeras.converters.float_parts.representative import observed_ranges
+from bnnkeras.converters.labels import Labels
+from bnnkeras.converters.plan import binary_units
 
 MODES = ("float16", "int8-weights", "int8")
 
@@ -38,19 +44,20 @@ class Recipe:
         Raises:
             ValueError: If the ranges are those of another network.
         """
-        keep = frozenset(self.keep_float)
-        if self.mode != "int8":
+        if self.mode == "int8":
+            folded = kernels.with_folded_scales(deployment.model)
+            try:
+                model = with_fake_quantization(
+                    folded, self.ranges, frozenset(self.keep_float)
+                ).model
+            except KeyError as error:
+                raise ValueError(
+                    "The file was quantized with the ranges of another network. Received: "
+                    f"{error} is not among {sorted(self.ranges)}"
+                ) from error
+        else:
             model = kernels.with_folded_scales(deployment.model, self._rounded)
-            return dataclasses.replace(deployment, model=model)
-        folded = kernels.with_folded_scales(deployment.model)
-        try:
-            model = with_fake_quantization(folded, self.ranges, keep).model
-        except KeyError as error:
-            raise ValueError(
-                f"The file was quantized with the ranges of another network. Received: {error} "
-                f"is not among {sorted(self.ranges)}"
-            ) from error
-        return dataclasses.replace(deployment, model=model)
+        return dataclasses.replace(deployment, model=model, labels=_labels(deployment, model))
 
     def as_metadata(self) -> dict[str, Any]:
         """JSON values, of which `recipe_of` makes the recipe again."""
@@ -69,6 +76,22 @@ class Recipe:
         else:
             rows = rounding.rounded_to_int8(rows, kernels.has_scale_per_filter(layer))
         return kernels.filters_in_place(layer, rows)
+
+
+def _labels(deployment: Deployment, model: keras.Model) -> Labels:
+    """The labels of a deploy form, and of the layers that were added to it."""
+    labels = Labels({**deployment.labels.origins}, {**deployment.labels.results})
+    for operation in model.operations:
+        stem = re.sub(r"(_rounded)?(_int8)?(_\d+)?$", "", operation.name)
+        stem = stem.removesuffix("_activation")
+        if operation.name not in labels.origins and stem in labels.origins:
+            labels.origins[operation.name] = labels.origins[stem]
+    ends = {id(unit.epilogues[-1].output): unit.name for unit in binary_units(model)}
+    for layer in model.layers:
+        # An int8 output is named after the rounding: it is the convolution's all the same.
+        if isinstance(layer, FakeQuantization) and id(layer.input) in ends:
+            labels.origins[layer.name] = labels.origins[ends[id(layer.input)]]
+    return labels
 
 
 def recipe_of(metadata: Mapping[str, Any] | None) -> Recipe | None:
