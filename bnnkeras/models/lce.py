@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import keras
-from keras import layers
+import numpy as np
+from keras import layers, ops
 
 from bnnkeras.models.widths import quantizer_precision
-from bnnkeras.quantizers import Binarizer
+from bnnkeras.quantizers import Binarizer, NoOp
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
@@ -74,8 +75,13 @@ def _not_a_sign(layer, place: str) -> str:
     what = "kernel" if place == "depthwise" else place
     if bits != 1:
         return f"{bits}-bit {what}"
-    # NoOp and SteHeaviside have 1 bit as well, but not the values -1 and +1.
-    return "" if isinstance(quantizer, Binarizer) else f"{what} not -1 or +1"
+    # NoOp and SteHeaviside have 1 bit as well; the values of a NoOp are the optimizer's.
+    if isinstance(quantizer, NoOp) and place != "input" and place != "intermediate":
+        kernel = _kernel(layer)
+        signs = kernel is not None and bool(np.all(np.abs(kernel) == 1))
+    else:
+        signs = isinstance(quantizer, Binarizer)
+    return "" if signs else f"{what} not -1 or +1"
 
 
 def _unsupported_shape(layer) -> str:
@@ -101,9 +107,33 @@ def _unsupported_scale(layer) -> str:
         is_pointwise = all(size == 1 for size in getattr(layer, "kernel_size", ()))
         if not (is_pointwise and getattr(scale, "axes", None) == (-1,)):
             return "scaled input"
-    if isinstance(layer, _TRANSPOSED) and layer.kernel_quantizer.scale is not None:
-        return "kernel scaled by input channel"  # Its last axis; see the layer's argument.
-    return ""
+    return _unsupported_kernel_scale(layer)
+
+
+def _unsupported_kernel_scale(layer) -> str:
+    """A kernel's scale must be one per output channel; it is known once the layer is built."""
+    scale = getattr(layer.kernel_quantizer, "scale", None)
+    if scale is None:
+        return ""
+    transposed = isinstance(layer, _TRANSPOSED)
+    if layer.built:
+        kernel = ops.cast(layer.kernel, layer.variable_dtype)
+        shape = layer.kernel_quantizer.components(kernel)[1].shape
+        shape = (1,) * (len(kernel.shape) - len(shape)) + tuple(shape)
+        fits = all(
+            size == 1 or axis == len(shape) - (2 if transposed else 1)
+            for axis, size in enumerate(shape)
+        )
+    else:
+        # The last axis of a transposed kernel is its input's channels; see the layer's argument.
+        fits = not transposed
+    return "" if fits else "kernel scaled by input channel"
+
+
+def _kernel(layer):
+    """The kernel as an array; `None` before the layer is built."""
+    name = "pointwise_kernel" if isinstance(layer, _SEPARABLE) else "kernel"
+    return keras.ops.convert_to_numpy(getattr(layer, name)) if layer.built else None
 
 
 def _unsupported_padding(layer) -> str:

@@ -318,3 +318,30 @@ def test_padding_before_a_strided_convolution_is_trimmed(size, kernel, pad, floa
     )
     read = (model.output_shape[1] - 1) * 2 + kernel - size
     assert padding.padding == ((pad, read - pad),) * 2
+
+
+@pytest.mark.parametrize("kind", [layers.QuantConv2D, layers.QuantConv2DTranspose])
+@pytest.mark.parametrize(
+    "quantizer",
+    [
+        "lsr_kernel",
+        quantizers.Binarizer(scale=quantizers.MeanMagnitude("all")),
+        quantizers.Binarizer(scale=quantizers.MeanMagnitude((0, 1, 3))),
+        quantizers.Binarizer(scale=quantizers.MeanMagnitude((0, 1, 2))),
+        quantizers.Binarizer(scale=quantizers.MeanMagnitude((0, 1))),
+        quantizers.NoOp(precision=1),
+    ],
+)
+@pytest.mark.parametrize("signs", [False, True])
+def test_support_of_a_kernel_is_what_happens_to_it(kind, quantizer, signs, float64, randomized):
+    """The scale's shape decides; without a scale of its own, the kernel's values do."""
+    inputs = keras.Input((5, 5, 4))
+    if not isinstance(quantizer, str):
+        quantizer = type(quantizer).from_config(quantizer.get_config())
+    layer = kind(3, 2, input_quantizer="ste_sign", kernel_quantizer=quantizer)
+    model = randomized(keras.Model(inputs, layer(inputs)))
+    if signs:
+        layer.kernel.assign(np.where(keras.ops.convert_to_numpy(layer.kernel) >= 0, 1.0, -1.0))
+    deployment = deployment_of(model, "float64")
+    _assert_same_function(model, deployment.model)
+    assert lce_support(layer).one_bit is not bool(deployment.float_reasons)
