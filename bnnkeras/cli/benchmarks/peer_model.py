@@ -21,7 +21,7 @@ def main(specification: dict) -> None:
     literature = importlib.import_module("larq_zoo.literature")
     build = getattr(literature, specification["model"])
     shape = specification["input_shape"]
-    model = build(input_shape=shape[1:], weights=None, num_classes=specification["classes"])
+    model = build(input_shape=tuple(shape[1:]), weights=None, num_classes=specification["classes"])
     # LCE's converter needs a fixed batch size.
     signature = tensorflow.TensorSpec(shape, "float32", name="images")
     function = tensorflow.function(
