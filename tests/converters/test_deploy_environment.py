@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 
 from bnnkeras import converters
-from bnnkeras.converters.worker import client, get_worker
+from bnnkeras.converters.worker import WorkerTimeout, client, get_worker
 from bnnkeras.converters.worker.environment import DEPLOY
+from bnnkeras.converters.worker.replay import replay
 from bnnkeras.environments import PrivateEnvironment, PrivateEnvironmentError
 from bnnkeras.layers import QuantDense
 
@@ -48,6 +50,21 @@ def test_one_process_serves_a_whole_program(monkeypatch: pytest.MonkeyPatch) -> 
         )
         assert converters.verify(model, conversion.flatbuffer).passed
         assert started == [get_worker().process_id]
+
+
+@pytest.mark.slow
+def test_a_conversion_that_takes_too_long_can_be_replayed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    quantized = QuantDense(4, input_quantizer="ste_sign", kernel_quantizer="ste_sign")
+    model = keras.Sequential([keras.Input((32,)), quantized])
+    with pytest.raises(WorkerTimeout, match='did not finish "convert"') as caught:
+        converters.convert(model, timeout_seconds=0.001)
+    folder = caught.value.reproducer
+    assert folder is not None and len(list((folder / "files").iterdir())) == 1
+    # Once more with the usual limit, in the process that the next request starts.
+    assert isinstance(replay(folder, get_worker()), dict)
 
 
 USE = """
