@@ -73,9 +73,19 @@ class QuantizedLayer(keras.layers.Layer):
 
     def build(self, input_shape):
         super().build(input_shape)
+        self._check_embedding(self.channels_last(self.compute_output_shape(input_shape))[-1])
         # The layer owns its quantizers' variables, so they must exist once it is built.
         for quantizer, shape in self.quantizer_shapes(input_shape):
             build_quantizer(quantizer, shape)
+
+    def _check_embedding(self, channels):
+        threshold = getattr(self.input_quantizer, "threshold", None)
+        embedding = getattr(threshold, "embedding", None)
+        if embedding not in (None, channels):
+            raise ValueError(
+                "`embedding` of the input quantizer must be the layer's number of output channels, "
+                f"{channels}. Received: embedding={embedding} in {self.name!r}"
+            )
 
     def quantizer_shapes(self, input_shape) -> list[tuple]:
         """The quantizers, or `None` in their place, with the shapes of what they quantize."""
@@ -147,7 +157,9 @@ class QuantizedLayer(keras.layers.Layer):
         return ops.cast(kernel, self.compute_dtype)
 
     def product(self, inputs, multiply):
-        """multiply(q_in(x), q_kernel(W)); the first kernel, for layers with several.
+        """multiply(q_in(x), q_kernel(W)), plus an embedding if the input quantizer has one.
+
+        The kernel is the first one, for layers with several.
 
         Args:
             inputs: x.
@@ -163,7 +175,19 @@ class QuantizedLayer(keras.layers.Layer):
                     for x in (ops.stop_gradient(inputs), ops.stop_gradient(quantized))
                 )
             )
-        return multiply(quantized, self.quantized_kernel(name, products))
+        return self._embedded(inputs, multiply(quantized, self.quantized_kernel(name, products)))
+
+    def _embedded(self, inputs, outputs):
+        """The products of the inputs, plus what the input quantizer embeds in them."""
+        if not isinstance(self.input_quantizer, quantizers.Binarizer):
+            return outputs
+        inputs = ops.cast(inputs, self.compute_dtype)
+        if self._channels_first:
+            inputs = ops.moveaxis(inputs, 1, -1)
+        embedding = self.input_quantizer.embed(inputs)
+        if embedding is None:
+            return outputs
+        return outputs + (ops.moveaxis(embedding, -1, 1) if self._channels_first else embedding)
 
     def finish(self, outputs):
         """activation(outputs + b), as every layer here ends."""

@@ -104,6 +104,16 @@ def compute_macs(
 __test__ = {"compute_macs": compute_macs}
 
 
+def quantizer_macs(layer, input_shapes: Sequence[Shape]) -> list[OperationProfile]:
+    """The MACs of the matrices in a layer's input quantizer, as of a contextual threshold."""
+    threshold = getattr(getattr(layer, "input_quantizer", None), "threshold", None)
+    if threshold is None:
+        return []
+    channels = input_shapes[0][1 if getattr(layer, "data_format", "") == "channels_first" else -1]
+    macs = None if channels is None else threshold.macs(channels)
+    return [] if macs == 0 else [OperationProfile(macs, 32)]
+
+
 def has_rule(layer) -> bool:
     """Whether a rule is registered for the layer's class or one of its bases."""
     return compute_macs.dispatch(type(layer)) is not compute_macs.dispatch(object)

@@ -5,7 +5,7 @@ import math
 import keras
 
 from bnnkeras.models.lce import LceSupport, lce_support
-from bnnkeras.models.macs import OperationProfile, compute_macs
+from bnnkeras.models.macs import OperationProfile, compute_macs, quantizer_macs
 from bnnkeras.models.memory import peak_activation_bits
 from bnnkeras.models.tables import Row, readable_count
 from bnnkeras.models.tracing import Call, Trace, children, functional_graph, trace
@@ -389,9 +389,14 @@ class ModelProfile(LayerProfile):
 
 def _macs(call: Call) -> list[OperationProfile] | None:
     """The MACs of one call; `None` if any of them is unknown."""
-    shapes = ([tensor.shape for tensor in tensors] for tensors in (call.inputs, call.outputs))
-    macs = compute_macs(call.operation, *shapes)
-    return None if macs is None or any(entry.n is None for entry in macs) else macs
+    inputs, outputs = (
+        [tensor.shape for tensor in tensors] for tensors in (call.inputs, call.outputs)
+    )
+    macs = compute_macs(call.operation, inputs, outputs)
+    if macs is None:
+        return None
+    macs = macs + quantizer_macs(call.operation, inputs)
+    return None if any(entry.n is None for entry in macs) else macs
 
 
 def _shown(shape: tuple, traced: Trace) -> tuple[int, ...]:

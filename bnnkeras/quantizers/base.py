@@ -232,6 +232,11 @@ class Binarizer(Quantizer):
         scale = self.scale(centred if self.scale.of_centred else inputs)
         return centred, ops.cast(scale, inputs.dtype)
 
+    def embed(self, inputs):
+        """What a layer adds to the products of these inputs once quantized; `None` for nothing."""
+        embedding = None if self.threshold is None else self.threshold.embed(inputs)
+        return None if embedding is None else ops.cast(embedding, inputs.dtype)
+
     def call(self, inputs, products=None, training=None):
         if training and self.scale is not None:
             self.scale.observe(self.centre(inputs) if self.scale.of_centred else inputs, products)

@@ -56,6 +56,8 @@ class ContextualSign(Binarizer):
     Args:
         ratio: Positive integer, by which W1 reduces the channels. Defaults to 4.
         activation: Of W1 mean(x): a Keras activation or its name, or `None` (default).
+        embedding: The number of output channels of the layer, which then adds W3 W1 mean(x) to its
+            products, W3 starting at 0; `None` (default) for no embedding.
         sign_of_zero: 1 (default) or 0.
 
     Call arguments:
@@ -71,12 +73,19 @@ class ContextualSign(Binarizer):
         (1, 4, 4, 8)
 
     Reference:
-        Xing et al., BCDNet (ECCV 2022), figure 4 and section 3.3.
+        Xing et al., BCDNet (ECCV 2022), figure 4.
     """
 
-    def __init__(self, ratio: int = 4, activation=None, sign_of_zero: int = 1, **kwargs):
+    def __init__(
+        self,
+        ratio: int = 4,
+        activation=None,
+        embedding: int | None = None,
+        sign_of_zero: int = 1,
+        **kwargs,
+    ):
         super().__init__(
-            ContextualThreshold(ratio, activation),
+            ContextualThreshold(ratio, activation, embedding=embedding),
             None,
             Triangle(),
             sign_of_zero=sign_of_zero,
@@ -84,6 +93,7 @@ class ContextualSign(Binarizer):
         )
         self.ratio = ratio
         self.activation = self.threshold.get_config()["activation"]
+        self.embedding = embedding
 
 
 @register

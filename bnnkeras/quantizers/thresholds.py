@@ -18,6 +18,14 @@ class Threshold(Part):
         """What the sign is taken of: x - t(x), with the dtype of x."""
         return x - ops.cast(self(x), x.dtype)
 
+    def embed(self, x):
+        """What a layer adds to the products of its quantized inputs x; `None` for nothing."""
+        return None
+
+    def macs(self, channels: int) -> int:
+        """Multiply-accumulates of the part's own matrices, for one sample of so many channels."""
+        return 0
+
 
 @register
 class LearnedThreshold(Threshold):
@@ -173,15 +181,24 @@ class ContextualThreshold(Threshold):
     """t = W2 W1 g + b, g = mean of x over the spatial axes: a threshold from the global context.
 
     W1 reduces the C channels to C / ratio, W2 maps them back; b is a trained threshold per channel.
-    All pass the gradient, g included. W2 starts at 0, so that t starts as a `LearnedThreshold`.
+    With an embedding, the same context reaches the outputs too: a layer with this input quantizer
+    adds W3 W1 g to its products, before its bias. All pass the gradient, g included. W2 and W3
+    start at 0, so that t starts as a `LearnedThreshold`.
+
+    The code of it was never released; figure 4 of the paper leaves open what `ratio` is (4 agrees
+    with the costs that the paper reports) and draws neither an activation nor biases of the
+    matrices. b keeps the threshold of BCDNet-A, whose weights fit.
 
     Args:
         ratio: Positive integer, the reduction of the channels. Defaults to 4.
         activation: Of W1 g: a Keras activation or its name, or `None`. Defaults to `None`.
         initializer: Of b. Defaults to `"zeros"`.
+        embedding: The number of output channels of the layer, for an embedding in its outputs;
+            `None` (default) for none.
 
     Raises:
-        ValueError: If `ratio` is not a positive integer; when built, without spatial axes.
+        ValueError: If `ratio` or `embedding` is not a positive integer; when built, without spatial
+            axes.
 
     Example:
         >>> import keras
@@ -191,20 +208,31 @@ class ContextualThreshold(Threshold):
         [[[1.0], [-1.0], [1.0]]]
 
     Reference:
-        Xing et al., BCDNet (ECCV 2022), figure 4 and section 3.3.
+        Xing et al., BCDNet (ECCV 2022), figure 4.
     """
 
-    def __init__(self, ratio: int = 4, activation=None, initializer="zeros"):
+    def __init__(
+        self,
+        ratio: int = 4,
+        activation=None,
+        initializer="zeros",
+        embedding: int | None = None,
+    ):
         if type(ratio) is not int or ratio < 1:
             raise ValueError(f"`ratio` must be a positive integer. Received: ratio={ratio!r}")
+        if embedding is not None and (type(embedding) is not int or embedding < 1):
+            raise ValueError(
+                f"`embedding` must be a positive integer or None. Received: embedding={embedding!r}"
+            )
         self.ratio = ratio
+        self.embedding = embedding
         self.activation = keras.activations.get(activation)
         self.initializer = keras.initializers.get(initializer)
 
     def build(self, binarizer, input_shape) -> None:
         needs_reduction(self, input_shape, "spatial")
         channels = input_shape[-1]
-        reduced = max(1, channels // self.ratio)
+        reduced = self._reduced(channels)
         # The uniform distribution of PyTorch's linear layers: limits +-1 / sqrt(channels).
         uniform = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
         self.reduction = binarizer.add_weight(
@@ -216,6 +244,10 @@ class ContextualThreshold(Threshold):
         self.value = binarizer.add_weight(
             name="threshold", shape=(channels,), initializer=self.initializer
         )
+        if self.embedding is not None:
+            self.output_expansion = binarizer.add_weight(
+                name="context_embedding", shape=(reduced, self.embedding), initializer="zeros"
+            )
 
     def context(self, x):
         """W1 g: one vector of C / ratio values per sample, `(batch, 1, ..., 1, C / ratio)`."""
@@ -226,6 +258,18 @@ class ContextualThreshold(Threshold):
         context = self.context(x)
         dynamic = ops.matmul(context, ops.cast(self.expansion, context.dtype))
         return dynamic + ops.cast(self.value, context.dtype)
+
+    def macs(self, channels):
+        return self._reduced(channels) * (2 * channels + (self.embedding or 0))
+
+    def _reduced(self, channels):
+        return max(1, channels // self.ratio)
+
+    def embed(self, x):
+        if self.embedding is None:
+            return None
+        context = self.context(x)
+        return ops.matmul(context, ops.cast(self.output_expansion, context.dtype))
 
     def get_config(self) -> dict:
         return {**super().get_config(), "activation": keras.activations.serialize(self.activation)}

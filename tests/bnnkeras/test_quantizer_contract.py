@@ -16,7 +16,7 @@ from bnnkeras.quantizers.serialization import NAMED
 OPTIONS = {
     "approx_sign": {"sign_of_zero": 0},
     "bivit_kernel": {"learned_scale": False, "sign_of_zero": 0},
-    "contextual_sign": {"ratio": 2, "activation": "relu", "sign_of_zero": 0},
+    "contextual_sign": {"ratio": 2, "activation": "relu", "embedding": 7, "sign_of_zero": 0},
     "dab": {"per_layer": True, "offset": 0.5, "axes": (1,), "sign_of_zero": 0},
     "dorefa_quantizer": {"k_bit": 3, "mode": "weights"},
     "ede_sign": {"k": 1.0, "t": 2.0, "sign_of_zero": 0},

@@ -52,6 +52,63 @@ def test_contextual_threshold(float64, numerics):
     numerics.assert_close(numpy(part.context(ops.convert_to_tensor(x))), context[:, None, None])
 
 
+def test_contextual_embedding(float64, numerics):
+    """y = W sign(x - t) + W3 W1 mean(x), for each layout of the channels."""
+    x, upstream = random((2, 5, 4, 8)), random((2, 5, 4, 6), 1)
+    layer = QuantConv2D(
+        6,
+        1,
+        input_quantizer=quantizers.ContextualSign(ratio=2, activation="relu", embedding=6),
+        kernel_quantizer="ste_sign",
+    )
+    layer.build(x.shape)
+    part = layer.input_quantizer.threshold
+    kernel, bias, first, second = random((1, 1, 8, 6), 2), random(6), random((8, 4)), 0.1
+    for variable, value in (
+        (layer.kernel, kernel),
+        (layer.bias, bias),
+        (part.reduction, first),
+        (part.expansion, second * random((4, 8), 3)),
+        (part.output_expansion, random((4, 6), 4)),
+    ):
+        variable.assign(value)
+    result = numerics.gradients(layer, [x], upstream)
+    context = np.maximum(x.mean(axis=(1, 2)) @ first, 0)
+    signs = np.sign(x - (context @ (second * random((4, 8), 3)))[:, None, None])
+    expected = signs @ np.sign(kernel[0, 0]) + (context @ random((4, 6), 4))[:, None, None] + bias
+    numerics.assert_close(result.value, expected)
+    numerics.assert_close(
+        result.variables[part.output_expansion.path], context.T @ upstream.sum(axis=(1, 2))
+    )
+
+
+def test_contextual_embedding_channels_first():
+    if keras.backend.backend() == "tensorflow":
+        pytest.skip("TensorFlow on a CPU has no convolution of channels first")
+    x = random((2, 5, 4, 8)).astype("float32")
+    outputs = []
+    for data_format in ("channels_last", "channels_first"):
+        layer = QuantConv2D(
+            6,
+            1,
+            data_format=data_format,
+            input_quantizer=quantizers.ContextualSign(embedding=6),
+        )
+        first = data_format == "channels_first"
+        layer.build((2, 8, 5, 4) if first else x.shape)
+        for index, variable in enumerate(layer.weights):
+            variable.assign(random(variable.shape, index))
+        y = numpy(layer(np.moveaxis(x, -1, 1) if first else x))
+        outputs.append(np.moveaxis(y, 1, -1) if first else y)
+    np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-5)
+
+
+def test_embedding_must_have_the_output_channels():
+    layer = QuantConv2D(6, 3, input_quantizer=quantizers.ContextualSign(embedding=5))
+    with pytest.raises(ValueError, match="output channels, 6. Received: embedding=5"):
+        layer.build((2, 5, 4, 8))
+
+
 def test_contextual_threshold_starts_as_a_learned_one():
     x = random((2, 4, 3, 8)).astype("float32")
     actual, expected = (numpy(quantizers.get(name)(x)) for name in ("contextual_sign", "rsign"))
@@ -192,6 +249,8 @@ WRONG = [
     (quantizers.DAB, {"axes": "channels"}),
     (quantizers.ContextualSign, {"ratio": 0}),
     (quantizers.ContextualSign, {"ratio": 1.5}),
+    (quantizers.ContextualSign, {"embedding": 0}),
+    (quantizers.ContextualSign, {"embedding": True}),
 ]
 
 
