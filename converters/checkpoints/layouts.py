@@ -160,6 +160,59 @@ class SingleAxis(Layout):
         return arrays[0].reshape(self.official_shape(arrays[0].shape))
 
 
+class Negated(Layout):
+    """The same array with the other sign, as a bias in front of a sign is to its threshold.
+
+    Args:
+        inner: How it lies in memory.
+    """
+
+    def __init__(self, inner: Layout = STANDARD):
+        self.inner = inner
+
+    def official_shape(self, *shapes):
+        return self.inner.official_shape(*shapes)
+
+    def to_keras(self, array, *shapes):
+        return -self.inner.to_keras(array, *shapes)
+
+    def to_official(self, *arrays):
+        return -self.inner.to_official(*arrays)
+
+
+class Share(Layout):
+    """One of several arrays that fill a variable side by side, along its last axis.
+
+    Args:
+        index: Integer. Which of them this is.
+        count: Integer. How many there are, all of the same size.
+        inner: How each lies in memory.
+    """
+
+    def __init__(self, index: int, count: int, inner: Layout = STANDARD):
+        self.index = index
+        self.count = count
+        self.inner = inner
+
+    def slice_of(self, size: int) -> slice:
+        """The part of the last axis, `size` long, that this array fills."""
+        share = size // self.count
+        return slice(self.index * share, (self.index + 1) * share)
+
+    def share_shape(self, shape: Shape) -> Shape:
+        """The shape of this part of a variable."""
+        return (*shape[:-1], shape[-1] // self.count)
+
+    def official_shape(self, *shapes):
+        return self.inner.official_shape(self.share_shape(shapes[0]))
+
+    def to_keras(self, array, *shapes):
+        return self.inner.to_keras(array, self.share_shape(shapes[0]))
+
+    def to_official(self, *arrays):
+        return self.inner.to_official(arrays[0][..., self.slice_of(arrays[0].shape[-1])])
+
+
 class FlattenedFeatures(Layout):
     """A classifier on a flattened feature map: (O, C * H * W) to (H * W * C, O).
 

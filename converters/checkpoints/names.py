@@ -8,12 +8,12 @@ its layers and variables, which survive saving, loading and renaming the model.
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import keras
 
-from bnnkeras.converters.checkpoints.layouts import STANDARD, Layout, Shape
+from bnnkeras.converters.checkpoints.layouts import STANDARD, Layout, Shape, Share
 
 # Counters that only PyTorch keeps.
 _ALWAYS_UNUSED = ("*num_batches_tracked",)
@@ -97,7 +97,7 @@ class NameMap:
 
     Args:
         name: Name of the map, as the family is called.
-        rules: Iterable of `Rule`; the first that fits counts.
+        rules: Iterable of `Rule`; the first that fits counts, and with a `Share` all of them.
         unused: Iterable of patterns (`*` for anything) of names that a checkpoint may hold although
             this model has no use for them: auxiliary heads, or the classifier of a model that was
             built without its top. Counters `num_batches_tracked` always are.
@@ -153,13 +153,15 @@ class NameMap:
         reached: set[str] = set()
         for path in shapes:
             if path not in reached:
-                entry = self._entry(path, shapes)
-                if entry is not None:
-                    entries.append(entry)
+                fitting = list(self._fitting(path, shapes))
+                is_shared = fitting and isinstance(fitting[0].layout, Share)
+                chosen = fitting if is_shared else fitting[:1]
+                entries.extend(chosen)
+                for entry in chosen:
                     reached.update(entry.paths)
         return entries, [path for path in shapes if path not in reached]
 
-    def _entry(self, path, shapes) -> Entry | None:
+    def _fitting(self, path, shapes) -> Iterator[Entry]:
         for pattern, rule in self._by_path:
             match = pattern.fullmatch(path)
             if match is None:
@@ -167,7 +169,7 @@ class NameMap:
             fields = match.groupdict()
             paths = tuple(template.format(**fields) for template in rule.variables)
             if all(other in shapes for other in paths):
-                return Entry(
+                yield Entry(
                     name=rule.official.format(**fields),
                     copies=tuple(template.format(**fields) for template in rule.copies),
                     paths=paths,
@@ -175,7 +177,6 @@ class NameMap:
                     layout=rule.layout,
                     optional=rule.optional,
                 )
-        return None
 
 
 def batch_normalization(official: str, layer: str, **options) -> list[Rule]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from bnnkeras.converters.checkpoints import arrays, files
 from bnnkeras.converters.checkpoints.arrays import StoredArray
+from bnnkeras.converters.checkpoints.layouts import Share
 from bnnkeras.converters.checkpoints.names import (
     Entry,
     NameMap,
@@ -228,7 +229,15 @@ class _Match:
                 parts = parts if isinstance(parts, tuple) else (parts,)
                 for path, part in zip(entry.paths, parts, strict=True):
                     dtype = keras.backend.standardize_dtype(variables[path].dtype)
-                    values[path] = arrays.cast(np.asarray(part), dtype)
+                    value = arrays.cast(np.asarray(part), dtype)
+                    if isinstance(entry.layout, Share):
+                        if path not in values:
+                            known = keras.ops.convert_to_numpy(variables[path])
+                            values[path] = known.astype(value.dtype)
+                        chosen = entry.layout.slice_of(values[path].shape[-1])
+                        values[path][..., chosen] = value
+                    else:
+                        values[path] = value
             except ValueError as error:
                 self.unusable.append(f"{name!r} {error}")
         return values
