@@ -1,6 +1,7 @@
 """Published binary networks, built with the conventions of `keras.applications`."""
 
-from bnnkeras.zoo import birealnet, lcrbnn
+from bnnkeras.zoo import bcdnet, birealnet, lcrbnn
+from bnnkeras.zoo.bcdnet import BCDNetA, BCDNetB
 from bnnkeras.zoo.birealnet import BiRealNet18, BiRealNet34, BiRealNet50, BiRealNet152
 from bnnkeras.zoo.lcrbnn import (
     LCRCifarResNet18,
@@ -15,6 +16,8 @@ from bnnkeras.zoo.lcrbnn import (
 from bnnkeras.zoo.registry import get, list_models
 
 __all__ = [
+    "BCDNetA",
+    "BCDNetB",
     "BiRealNet152",
     "BiRealNet18",
     "BiRealNet34",
@@ -27,6 +30,7 @@ __all__ = [
     "ResNet18",
     "ResNet20",
     "ResNet34",
+    "bcdnet",
     "birealnet",
     "get",
     "lcrbnn",

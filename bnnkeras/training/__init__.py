@@ -1,5 +1,6 @@
 """What training a binary network needs around `model.fit`."""
 
+from bnnkeras.training.distillation import Distiller, SoftCrossEntropy
 from bnnkeras.training.lipschitz import LipschitzRetention
 from bnnkeras.training.resume import fit_resumable
 from bnnkeras.training.retention import (
@@ -9,7 +10,9 @@ from bnnkeras.training.retention import (
 )
 
 __all__ = [
+    "Distiller",
     "LipschitzRetention",
+    "SoftCrossEntropy",
     "fit_resumable",
     "lipschitz_retention_loss",
     "retention_matrix",

@@ -25,7 +25,8 @@ def load(model, state, name_map, prefix=""):
     """Loads an official state dict, which must fill every variable of the model."""
     state = {prefix + name: value for name, value in state.items()}
     report = load_official(model, state, name_map=name_map)
-    assert len(report.loaded) == len(model.weights) and not report.kept
+    # More, where several arrays fill one variable.
+    assert len(report.loaded) >= len(model.weights) and not report.kept
     return report
 
 
@@ -53,6 +54,14 @@ class Names:
     def to_keras(self, name, array):
         entry = self._entries[name]
         return entry.layout.to_keras(array, *entry.shapes)
+
+    def to_official(self, name, array):
+        """The part of a variable, or of its gradient, that has this name."""
+        return self._entries[name].layout.to_official(array)
+
+    def official_shape(self, name):
+        entry = self._entries[name]
+        return tuple(entry.layout.official_shape(*entry.shapes))
 
     def batch_norms(self):
         """Official names of the batch normalizations, with the layers' variables."""
