@@ -16,7 +16,9 @@ def _check(python: Path) -> None:
     Raises:
         PrivateEnvironmentError: If that fails, with the end of its stderr.
     """
-    environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    # TensorFlow imports Keras 3 too, and this process's backend may be missing there.
+    variables = {"KERAS_BACKEND": "tensorflow", "TF_USE_LEGACY_KERAS": "1"}
+    environment = {**os.environ, **variables, "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment.pop("PYTHONPATH", None)
     result = subprocess.run(
         [str(python), "-c", _CHECK], env=environment, capture_output=True, text=True
