@@ -1,7 +1,8 @@
-"""How TFLite's hybrid kernels round their inputs: 8 bits, a range of its own for each sample.
+"""How TFLite's hybrid kernels round their inputs: to 8 bits, with a range of its own for each.
 
-    CONV_2D            x = scale (q + 128 - ...)   zero point free, one range per sample
-    FULLY_CONNECTED    x = scale q                 zero point 0, one range per row
+    CONV_2D, a scale per filter    x = scale (q - zero_point)   a range per sample
+    CONV_2D, one scale             x = scale q                  a range per sample
+    FULLY_CONNECTED                x = scale q                  a range per row
 
 Measured on Larq Compute Engine 0.16: with these inputs a float operator gives what the hybrid
 kernel gives, up to the rounding of float32.
@@ -12,17 +13,18 @@ import numpy as np
 _LOWEST, _HIGHEST = -128, 127
 
 
-def rounded_inputs(kind: str, values: np.ndarray) -> np.ndarray:
+def rounded_inputs(kind: str, values: np.ndarray, per_filter: bool) -> np.ndarray:
     """What a hybrid kernel makes of its inputs, as real values.
 
     Args:
         kind: `"CONV_2D"` or `"FULLY_CONNECTED"`.
         values: float32 array, the samples first; for `"FULLY_CONNECTED"` the features last.
+        per_filter: Whether the weights have more than one scale.
     """
     if kind == "FULLY_CONNECTED":
         rows = values.reshape(-1, values.shape[-1])
         return np.stack([_symmetric(row) for row in rows]).reshape(values.shape)
-    return np.stack([_asymmetric(sample) for sample in values])
+    return np.stack([(_asymmetric if per_filter else _symmetric)(sample) for sample in values])
 
 
 def _symmetric(values):

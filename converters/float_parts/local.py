@@ -46,7 +46,7 @@ class Match:
         """What the operator makes of its inputs before it multiplies."""
         shaped = values.reshape(-1, *self.input.shape[1:])
         if self.is_hybrid:
-            return hybrid.rounded_inputs(self.item.operator.kind, shaped)
+            return hybrid.rounded_inputs(self.item.operator.kind, shaped, self.item.per_filter)
         return shaped
 
 

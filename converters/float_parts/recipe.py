@@ -68,7 +68,7 @@ class Recipe:
         }
 
     def _rounded(self, layer, kernel: np.ndarray) -> np.ndarray:
-        if layer.name in self.keep_float:
+        if layer.name in self.keep_float or not rounding.pays(kernel):
             return kernel
         rows = kernels.filters_first(layer, kernel)
         if self.mode == "float16":

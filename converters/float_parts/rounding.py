@@ -2,8 +2,15 @@
 
 import numpy as np
 
+# An operator and two tensors cost some 200 bytes.
+_FEWEST_WEIGHTS = 256
 _LARGEST_INT8 = 127
 _SMALLEST_SCALE = np.finfo(np.float32).tiny
+
+
+def pays(kernel: np.ndarray) -> bool:
+    """Whether a kernel has so many weights that a file becomes smaller with fewer bits of them."""
+    return kernel.size >= _FEWEST_WEIGHTS
 
 
 def as_float16(rows: np.ndarray) -> np.ndarray | None:
@@ -24,12 +31,15 @@ def as_int8(rows: np.ndarray, per_filter: bool) -> tuple[np.ndarray, np.ndarray]
 
     Returns:
         int8 array of the same shape, within [-127, 127], and float32 array of the scales, of length
-        filters or 1.
+        filters or, where they are all equal, 1.
     """
     largest = np.abs(rows).max(axis=1, initial=0.0)
     scales = (largest if per_filter else largest.max(keepdims=True)) / _LARGEST_INT8
     # Zeros, and what is too small to divide by, are zeros at any scale.
     scales = np.where(scales >= _SMALLEST_SCALE, scales, 1.0).astype(np.float32)
+    if (scales == scales[0]).all():
+        # TFLite's hybrid convolution takes equal scales for one scale, which it then does not find.
+        scales = scales[:1]
     integers = np.rint(rows.astype(np.float64) / scales[:, None].astype(np.float64))
     return np.clip(integers, -_LARGEST_INT8, _LARGEST_INT8).astype(np.int8), scales
 

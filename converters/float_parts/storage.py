@@ -20,8 +20,6 @@ _KERNEL_INPUT = 1
 _FILTER_AXIS = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0, "DEPTHWISE_CONV_2D": 3}
 _HYBRID_VERSION = {"CONV_2D": 5, "FULLY_CONNECTED": 9}
 _DEQUANTIZE_VERSION = 5
-# An operator and two tensors cost some 200 bytes.
-_FEWEST_WEIGHTS = 256
 # What a converter may change by multiplying in another order.
 _ROUNDING = 2.0**-21
 
@@ -35,6 +33,7 @@ class KernelOperator:
         constant: Index of the tensor that stores the kernel.
         rows: (filters, weights of one) float64 values of the kernel.
         steps: (filters,) distance between two values that the file can hold; 0 for floats.
+        per_filter: Whether the file has more than one step.
         dtype: `"float32"`, `"float16"` or `"int8"`: how it is stored.
         dequantized: Whether an operation in front of the operator turns it into float32.
     """
@@ -43,6 +42,7 @@ class KernelOperator:
     constant: int
     rows: np.ndarray
     steps: np.ndarray
+    per_filter: bool
     dtype: str
     dequantized: bool
 
@@ -86,13 +86,16 @@ def kernel_operators(file: flatbuffer.FlatbufferModel) -> list[KernelOperator]:
             continue
         rows = np.moveaxis(tensor.value, axis, 0)
         rows = rows.reshape(len(rows), -1).astype(np.float64)
-        steps = np.zeros(len(rows))
+        steps, per_filter = np.zeros(len(rows)), False
         if tensor.quantization is not None:
+            per_filter = len(tensor.quantization.scale) > 1
             steps = np.broadcast_to(tensor.quantization.scale, len(rows)).astype(np.float64)
             zeros = np.broadcast_to(tensor.quantization.zero_point, len(rows))
             rows = steps[:, None] * (rows - zeros[:, None])
         found.append(
-            KernelOperator(operator, constant, rows, steps, tensor.dtype, source is not None)
+            KernelOperator(
+                operator, constant, rows, steps, per_filter, tensor.dtype, source is not None
+            )
         )
     return found
 
@@ -111,7 +114,10 @@ def stored(data: bytes, deployed: keras.Model, mode: str, keep_float: frozenset[
     editor = _Editor(data)
     for item in kernel_operators(file):
         layer = next((layer for layer in layers if item.holds(layer)), None)
-        if layer is None or item.rows.size < _FEWEST_WEIGHTS or item.dtype != "float32":
+        if layer is None or not rounding.pays(item.rows):
+            continue
+        # Equal weights are one number and a FILL already.
+        if item.dtype != "float32" or file.producer(item.constant) is not None:
             continue
         rows = item.rows.astype(np.float32)
         if mode == "float16":

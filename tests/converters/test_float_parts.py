@@ -464,17 +464,19 @@ def test_hybrid_inputs_have_256_values_and_a_zero() -> None:
     values = np.random.default_rng(0).normal(size=(2, 500)).astype("float32")
     values[1] *= 100
     values[:, 0] = 0
-    for kind in ("CONV_2D", "FULLY_CONNECTED"):
-        rounded = hybrid.rounded_inputs(kind, values)
+    for kind, per_filter in (("CONV_2D", True), ("CONV_2D", False), ("FULLY_CONNECTED", True)):
+        symmetric = kind == "FULLY_CONNECTED" or not per_filter
+        rounded = hybrid.rounded_inputs(kind, values, per_filter)
         for one, other in zip(values, rounded, strict=True):
             step = (max(one.max(), 0) - min(one.min(), 0)) / 255
-            step = np.abs(one).max() / 127 if kind == "FULLY_CONNECTED" else step
+            step = np.abs(one).max() / 127 if symmetric else step
             assert other[0] == 0 and np.unique(other).size <= 256
             assert np.abs(one - other).max() <= step * 1.001
-        np.testing.assert_array_equal(hybrid.rounded_inputs(kind, np.zeros((1, 3), "float32")), 0)
+        zeros = hybrid.rounded_inputs(kind, np.zeros((1, 3), "float32"), per_filter)
+        np.testing.assert_array_equal(zeros, 0)
     # A range of positive values starts at 0.
     np.testing.assert_allclose(
-        hybrid.rounded_inputs("CONV_2D", np.float32([[51, 255]])), [[51, 255]], rtol=1e-6
+        hybrid.rounded_inputs("CONV_2D", np.float32([[51, 255]]), True), [[51, 255]], rtol=1e-6
     )
 
 
@@ -573,6 +575,28 @@ def test_ranges_hold_zero_and_all_that_was_seen(randomized, images) -> None:
     assert recipe.ranges[name] == pytest.approx((images.min(), images.max()))
     silent = make_recipe(deployment, "int8", {"image": np.zeros_like(images)})
     assert silent.ranges[name] == (0.0, 1.0), "a range of zeros alone has no scale"
+
+
+@pytest.mark.parametrize("mode", ["float16", "int8-weights"])
+def test_small_and_uniform_kernels(randomized, images, mode) -> None:
+    """One scale, be it of one filter or of equal ones: another rounding in TFLite's kernel."""
+    image = keras.Input((12, 12, 3), name="image")
+    x = layers.Conv2D(8, 3, name="small")(image)
+    x = layers.Conv2D(64, 3, name="uniform")(x)
+    x = layers.Conv2D(8, 3, name="large")(x)
+    one = layers.Conv2D(1, 6, name="one_filter")(x)
+    alike = layers.Conv2DTranspose(8, 3, name="alike")(x)
+    model = randomized(keras.Model(image, [one, alike]))
+    for name in ("uniform", "alike"):
+        kernel = model.get_layer(name).kernel
+        kernel.assign(np.where(np.asarray(kernel) < 0, -0.3, 0.3))
+    conversion = converters.convert(model, quantize=mode, inputs=images[:3], batch_size=2)
+    stored = {name: dtype for name, (dtype, _, _) in _kernels(conversion.flatbuffer).items()}
+    expected = "float16" if mode == "float16" else "int8"
+    assert stored == {name: expected for name in stored} | {"small": "float32"}
+    assert len(stored) == 5
+    assert conversion.verification.passed
+    assert conversion.quantization.measured_on == "inputs"
 
 
 @pytest.mark.slow
