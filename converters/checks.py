@@ -141,7 +141,9 @@ def _match(units: list[BinaryUnit], file) -> tuple[list[_Match], list[str]]:
         problems += [f"{match.unit.name}: {text}" for text in faults[best]]
     # The converter computes a convolution once where layers have the same bits and the same input.
     for unit in left:
-        sharing = (_Match(match.operator, unit, unit.epilogues[0]) for match in [*matches])
+        sharing = (
+            _Match(m.operator, unit, e) for m in [*matches] for e in reversed(unit.epilogues)
+        )
         matches += [
             match
             for match in sharing
