@@ -95,6 +95,8 @@ _EXACT_OPERATIONS = frozenset(
     "Pad Relu Relu6 Repeat Reshape Roll Split Squeeze Stack Subtract Swapaxes Tile "
     "Transpose".split()
 )
+# Those whose constants are replaced by dyadic ones.
+_WITH_CONSTANTS = ("Add", "Subtract", "Multiply")
 # Bits that an operation may add to the width of its inputs before they are cut: float32 has 24,
 # and sums of signs with a dozen residual additions take eight of them.
 _SPARE_BITS = 16
@@ -178,7 +180,8 @@ def dyadic_probe(model: keras.Model, seed: int = 0) -> Probe:
             )
             before = 0
         if not isinstance(operation, keras.layers.Layer):
-            args, kwargs = _coarse_constants(generator, args, kwargs)
+            if type(operation).__name__ in _WITH_CONSTANTS:
+                args, kwargs = _coarse_constants(generator, args, kwargs)
             results = copies.copy_operation(operation)(*args, **kwargs)
         else:
             if id(operation) not in twins:
@@ -262,7 +265,7 @@ def _obstacle(operation, args, kwargs) -> str | None:
     values = keras.tree.flatten((args, kwargs))
     if kind == "Multiply" and all(isinstance(value, keras.KerasTensor) for value in values):
         return f"{kind} of two tensors doubles their bits"
-    if kind in ("Add", "Subtract", "Multiply"):
+    if kind in _WITH_CONSTANTS:
         return None
     constants = (value for value in values if not isinstance(value, keras.KerasTensor))
     return None if all(map(_is_coarse, constants)) else f"a constant of {kind} rounds"
@@ -312,17 +315,12 @@ def _coarse_constants(generator, args, kwargs):
     """Constants of a sum or product as multiples of 1/4: 0 and 1 would hide a wrong place."""
 
     def coarse(value):
-        if value is None or isinstance(value, (keras.KerasTensor, str, slice, int, bool)):
+        if value is None or isinstance(value, (keras.KerasTensor, int)):
             return value
         if isinstance(value, float):
             return value if _is_coarse(value) else math.copysign(0.75, value)
         return generator.choice([-1.0, -0.5, 0.5, 1.0], np.shape(value)).astype("float32")
 
-    if all(
-        value is None or isinstance(value, (keras.KerasTensor, str, slice, int, bool))
-        for value in keras.tree.flatten((args, kwargs))
-    ):
-        return args, kwargs
     return keras.tree.map_structure(coarse, (args, kwargs))
 
 

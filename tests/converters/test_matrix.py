@@ -14,8 +14,6 @@ from bnnkeras import converters, layers
 from bnnkeras.converters.deployment import deployment_of
 from bnnkeras.models import lce_support
 
-pytestmark = pytest.mark.any_backend
-
 CHANNELS = (1, 3, 33, 64)
 SIZES = (*range(1, 10), 56)
 INPUT = {"input_quantizer": "ste_sign"}
@@ -152,10 +150,8 @@ def test_the_deploy_form_is_exact_everywhere(kind, float64, randomized) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ONE_BIT)
-def test_lce_computes_it_in_one_bit(kind, randomized, backend) -> None:
-    if backend != "tensorflow":
-        pytest.skip("the deploy worker runs TensorFlow whatever the backend: once is enough")
-    model = randomized(_model(kind, 24, "lce"))
+def test_lce_computes_it_in_one_bit(kind, randomized) -> None:
+    model = randomized(_model(kind, 12, "lce"))
     promised = sum(
         support is not None and support.one_bit for support in map(lce_support, model.layers)
     )
@@ -168,5 +164,5 @@ def test_lce_computes_it_in_one_bit(kind, randomized, backend) -> None:
     assert [text for text in problems if "binary layers are LceBconv2d" not in text] == []
     assert set(verification.float_reasons) == left
     assert all("has no tap" in reason for reason in verification.float_reasons.values())
-    assert verification.binary_layers_converted == promised == 24 - len(left) > 16
+    assert verification.binary_layers_converted == promised == 12 - len(left) > 6
     assert verification.probe_max_difference == 0
