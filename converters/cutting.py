@@ -71,7 +71,7 @@ class OperatorCutter:
                 tensors.append(graph.tensors[tensor])
             return numbers[tensor]
 
-        operators = []
+        operators: list = []
         for position in [*before, *[index] * copies]:
             item = copy.copy(graph.operators[position])
             source = self.model.operators[position]

@@ -44,12 +44,12 @@ def bars(entries: Sequence[Bar], show: Callable[[float], str]) -> str:
                 f'<rect class="{kind}" x="{start:.3f}%" width="{length:.3f}%" height="100%"/>'
             )
             start += length
-        label, value = html.escape(entry.label), html.escape(show(entry.total))
+        label, shown = html.escape(entry.label), html.escape(show(entry.total))
         share = f"{entry.total / whole:.1%}"
         rows.append(
-            f'<div class="bar" title="{label}: {value}, {share}"><span class="label">{label}</span>'
+            f'<div class="bar" title="{label}: {shown}, {share}"><span class="label">{label}</span>'
             f'<svg aria-hidden="true">{"".join(pieces)}</svg>'
-            f'<span class="value">{value} <small>{share}</small></span></div>'
+            f'<span class="value">{shown} <small>{share}</small></span></div>'
         )
     return f'<div class="bars">{"".join(rows)}</div>'
 

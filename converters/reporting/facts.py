@@ -118,7 +118,9 @@ def _activation_bytes(tensor) -> int:
 
 def _macs(file, operator) -> int:
     """Multiply-accumulates of one run of the file."""
-    shapes = [file.tensors[index].shape if index >= 0 else () for index in operator.inputs]
+    shapes: list[tuple[int, ...]] = [
+        file.tensors[index].shape if index >= 0 else () for index in operator.inputs
+    ]
     output = file.tensors[operator.outputs[0]].shape
     if operator.binary is not None:
         return operator.binary.kernel.size * math.prod(output[:-1])

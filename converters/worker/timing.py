@@ -1,6 +1,7 @@
 """The deploy worker's commands that measure `.tflite` files: their latency and their memory."""
 
 import ctypes
+import functools
 import gc
 import re
 import statistics
@@ -79,15 +80,13 @@ def operator_latency(
         run_whole()
         whole.append(_milliseconds(run_whole))
         cuts = [cutter.alone(operator.index, count) for count in (1, 1 + copies)]
-        if any(cut is None for cut in cuts):
+        few, many = (
+            None if cut is None else _call(cut, values, loaded.kernel, num_threads) for cut in cuts
+        )
+        if few is None or many is None:
             latency.append(None)
-            continue
-        calls = []
-        for cut in cuts:
-            interpreter = _interpreter(cut.data, loaded.kernel, num_threads)
-            inputs = [values[index] for index in cut.inputs]
-            calls.append(lambda run=interpreter.predict, inputs=inputs: run(inputs))
-        latency.append(_difference(*calls, runs) / copies)
+        else:
+            latency.append(_difference(few, many, runs) / copies)
     return {"latency_ms": latency, "whole_ms": statistics.median(whole)}, {}
 
 
@@ -137,7 +136,14 @@ def _timed_call(
     return interpreter.invoke
 
 
-def _interpreter(data: bytes, kernel: str, num_threads: int) -> Any:
+def _call(
+    cut: cutting.Cut, values: dict[int, np.ndarray], kernel: str, num_threads: int
+) -> Callable[[], Any]:
+    interpreter = _interpreter(cut.data, kernel, num_threads)
+    return functools.partial(interpreter.predict, [values[index] for index in cut.inputs])
+
+
+def _interpreter(data: bytes, kernel: str, num_threads: int) -> "_Kept":
     """LCE's inner interpreter, on a file that was checked before."""
     interpreter = requirements.import_lce_interpreter()
     loaded = interpreter(data, num_threads=num_threads, **KERNELS[kernel]).interpreter
@@ -148,10 +154,13 @@ class _Kept:
     """An interpreter together with the bytes that it may refer to."""
 
     def __init__(self, interpreter: Any, data: bytes) -> None:
-        self._data = data
-        self.predict = interpreter.predict
+        self._interpreter, self._data = interpreter, data
         self.input_shapes = interpreter.input_shapes
         self.input_types = interpreter.input_types
+
+    def predict(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        """Runs the file on inputs in the interpreter's order."""
+        return self._interpreter.predict(inputs)
 
 
 def _milliseconds(call: Callable[[], Any]) -> float:
