@@ -126,3 +126,9 @@ def fill() -> ModuleType:
 def numerics() -> ModuleType:
     """numerics.py: gradients on any backend, and the comparison with golden arrays."""
     return _module(TESTS / "numerics.py")
+
+
+@pytest.fixture(scope="session")
+def generated_tfds() -> ModuleType:
+    """generated_tfds.py: images in the layout of TensorFlow Datasets."""
+    return _module(TESTS / "generated_tfds.py")

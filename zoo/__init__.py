@@ -3,6 +3,7 @@
 from bnnkeras.zoo import bcdnet, birealnet, lcrbnn
 from bnnkeras.zoo.bcdnet import BCDNetA, BCDNetB
 from bnnkeras.zoo.birealnet import BiRealNet18, BiRealNet34, BiRealNet50, BiRealNet152
+from bnnkeras.zoo.birealnet import recipe as _birealnet_recipe  # noqa: F401  (registers them)
 from bnnkeras.zoo.lcrbnn import (
     LCRCifarResNet18,
     LCRResNet18,
@@ -13,6 +14,8 @@ from bnnkeras.zoo.lcrbnn import (
     ResNet20,
     ResNet34,
 )
+from bnnkeras.zoo.lcrbnn import recipe as _lcrbnn_recipe  # noqa: F401
+from bnnkeras.zoo.recipes import list_recipes, recipe
 from bnnkeras.zoo.registry import get, list_models
 
 __all__ = [
@@ -35,4 +38,6 @@ __all__ = [
     "get",
     "lcrbnn",
     "list_models",
+    "list_recipes",
+    "recipe",
 ]

@@ -5,10 +5,7 @@ Mean and standard deviation are those of ImageNet on the scale of [0, 1], as in 
 
 import numpy as np
 
-MEAN = (0.485, 0.456, 0.406)
-DEVIATION = (0.229, 0.224, 0.225)
-# Blue, green, red, on the scale of [0, 255].
-CAFFE_MEAN = (104.0, 117.0, 123.0)
+from bnnkeras.datasets.images import CAFFE_MEAN, DEVIATION, MEAN
 
 
 def preprocess_input(x, convention: str = "pytorch"):

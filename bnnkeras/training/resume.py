@@ -23,7 +23,7 @@ def fit_resumable(
         model: A compiled and built model.
         batches: `bnnkeras.datasets.Batches`, or any data whose `epoch` attribute decides its order.
         epochs: Integer, the epochs to train in all.
-        folder: Where the state is kept.
+        folder: Where the state is kept; `None` keeps none.
         settings: JSON values that decide the result (seed, learning rate, ...). A state that was
             kept under other settings is not used, and replaced.
         **fit_arguments: Further arguments of `model.fit`.
@@ -49,8 +49,9 @@ def fit_resumable(
     """
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"`epochs` must be a positive integer. Received: epochs={epochs!r}")
-    folder = Path(folder)
-    keeper = _StateKeeper(folder, {"epochs": epochs, **(settings or {})})
+    keeper = _StateKeeper(
+        None if folder is None else Path(folder), {"epochs": epochs, **(settings or {})}
+    )
     state = keeper.load(model)
     if state["epoch"] < epochs:
         # Keras tells data, but not callbacks, of more epochs than it trains: it peeks, to build.
@@ -74,7 +75,7 @@ def fit_resumable(
 class _StateKeeper(keras.callbacks.Callback):
     """Writes weights, then a small JSON file that names them: the moment when the state counts."""
 
-    def __init__(self, folder: Path, settings: dict):
+    def __init__(self, folder: Path | None, settings: dict):
         super().__init__()
         self.folder = folder
         # As JSON gives them back, so that a tuple equals the list it was stored as.
@@ -83,6 +84,8 @@ class _StateKeeper(keras.callbacks.Callback):
 
     def load(self, model: keras.Model) -> dict:
         """Restores the model, if there is a state of the same settings."""
+        if self.folder is None:
+            return {"epoch": 0}
         path = self.folder / _STATE
         state = json.loads(path.read_text()) if path.is_file() else {}
         if state.get("settings") != self.settings:
@@ -96,6 +99,8 @@ class _StateKeeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))
+        if self.folder is None:
+            return
         name = f"epoch{epoch + 1}.weights.h5"
         with replacing(self.folder / name) as temporary:
             self.model.save_weights(temporary)
@@ -112,6 +117,8 @@ class _StateKeeper(keras.callbacks.Callback):
                 other.unlink()
 
     def remove(self) -> None:
+        if self.folder is None:
+            return
         for path in [*self.folder.glob("epoch*.weights.h5"), self.folder / _STATE]:
             path.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
