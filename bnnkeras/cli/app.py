@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bnnkeras.cli import benchmark, models
+from bnnkeras.cli import benchmark, models, train
 from bnnkeras.cli.errors import errors_as_one_line
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 app.add_typer(benchmark.app, name="benchmark")
 models.add_to(app)
+train.add_to(app)
 
 
 @app.callback()
