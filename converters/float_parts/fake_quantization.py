@@ -125,8 +125,9 @@ def with_fake_quantization(
     quantized: dict[int, keras.KerasTensor] = {}
 
     def quantize(x, name):
-        limits = (None, None) if ranges is None else ranges[name]
-        return FakeQuantization(*limits, name, name=builder.name(f"{name}_int8"))(x)
+        minimum, maximum = (None, None) if ranges is None else ranges[name]
+        layer = FakeQuantization(minimum, maximum, name, name=builder.name(f"{name}_int8"))
+        return layer(x)
 
     def call(operation, *args, **kwargs):
         if operation.name in choice.before:

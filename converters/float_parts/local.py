@@ -5,6 +5,7 @@ values: on the same inputs, the float layer tells what either has to put out.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import keras
@@ -78,15 +79,21 @@ def matches(file: FlatbufferModel, deployed: keras.Model) -> tuple[list[Match], 
         if item.dequantized or len(layer._inbound_nodes) > 1:
             continue
         left = [other for other in left if other is not layer]
-        found.append(
-            Match(
-                item,
-                layer,
-                _input(file, item, layer),
-                _output(file, item, layer, consumers),
-                is_hybrid=not on_int8,
-            )
+        match = Match(
+            item,
+            layer,
+            _input(file, item, layer),
+            _output(file, item, layer, consumers),
+            is_hybrid=not on_int8,
         )
+        sizes = [_size(file.tensors[index]) for index in (item.input, item.operator.outputs[0])]
+        if sizes == [_size(match.input), _size(match.output)]:
+            found.append(match)
+        else:
+            problems.append(
+                f"{layer.name}: {sizes[0]} values become {sizes[1]} in the file, "
+                f"{_size(match.input)} become {_size(match.output)} in the model"
+            )
     for match in found:
         rows = match.item.rows.astype(np.float32)
         match.layer.kernel.assign(kernels.filters_in_place(match.layer, rows))
@@ -98,7 +105,7 @@ def foreign_scales(file: FlatbufferModel, deployed: keras.Model) -> list[str]:
 
     A wrong one shifts or clips values, which samples show only if they reach the limits.
     """
-    known = {*_FIXED_SCALES}
+    known: set[tuple[float, int]] = {*_FIXED_SCALES}
     for layer in deployed.layers:
         if isinstance(layer, FakeQuantization):
             scale, lowest, _ = layer.nudged()
@@ -110,8 +117,8 @@ def foreign_scales(file: FlatbufferModel, deployed: keras.Model) -> list[str]:
         scale = float(tensor.quantization.scale[0])
         zero_point = int(tensor.quantization.zero_point[0])
         if not any(
-            zero_point == other_zero and abs(scale - other) <= _SCALE_TOLERANCE * other
-            for other, other_zero in known
+            zero_point == other_zero and abs(scale - other_scale) <= _SCALE_TOLERANCE * scale
+            for other_scale, other_zero in known
         ):
             problems.append(
                 f"{tensor.name} has the scale {scale:.6g} and the zero point {zero_point} in the "
@@ -137,14 +144,12 @@ def errors_over_bound(
     """
     operator = match.item.operator
     found = values[operator.outputs[0]].reshape(-1, *match.output.shape[1:])
-    bound = FLOAT_TOLERANCE * max(float(np.abs(wanted).max()), np.finfo(np.float32).tiny)
+    bound = FLOAT_TOLERANCE * max(float(np.abs(wanted).max()), 1e-30)
     step = step_of(file, operator.outputs[0])
     if step:
         lowest, highest = limits_of(file, operator.outputs[0])
         wanted = np.clip(wanted, lowest, highest)
         bound += step + 0.5 * step_of(file, match.item.input) * float(match.item.steps.max())
-    if wanted.shape != found.shape:
-        return np.inf
     return float(np.abs(found - wanted).max() / bound)
 
 
@@ -159,6 +164,8 @@ def step_of(file: FlatbufferModel, tensor: int) -> float:
 def limits_of(file: FlatbufferModel, tensor: int) -> tuple[float, float]:
     """The smallest and the largest real value of an int8 tensor."""
     stored = file.tensors[tensor].quantization
+    if stored is None:
+        return -np.inf, np.inf
     lowest, highest = (stored.scale[0] * (limit - stored.zero_point[0]) for limit in (-128, 127))
     return float(lowest), float(highest)
 
@@ -217,11 +224,16 @@ class _Allowances:
         return self._gains.get(operator.index, 1.0)
 
 
+def _size(tensor) -> int:
+    """Values of one sample."""
+    return math.prod(tensor.shape[1:])
+
+
 def _input(file, item, layer):
     """What the operator reads: the layer's input, or what was padded or rounded to become it."""
     tensor = layer.input
-    size = int(np.prod(file.tensors[item.input].shape[1:]))
-    while int(np.prod(tensor.shape[1:])) != size:
+    size = _size(file.tensors[item.input])
+    while _size(tensor) != size:
         source, inputs = graph.producer(tensor)
         if not isinstance(source, (layers.ZeroPadding2D, FakeQuantization)):
             break

@@ -48,7 +48,7 @@ class Recipe:
             folded = kernels.with_folded_scales(deployment.model)
             try:
                 model = with_fake_quantization(
-                    folded, self.ranges, frozenset(self.keep_float)
+                    folded, dict(self.ranges), frozenset(self.keep_float)
                 ).model
             except KeyError as error:
                 raise ValueError(

@@ -346,6 +346,7 @@ NO_LAYERS = "kernel is no layer's"
         ("int8-weights", _change_a_scale_little, NO_LAYERS),
         ("int8-weights", _change_a_zero_point, NO_LAYERS),
         ("int8-weights", _swap_two_scales, NO_LAYERS),
+        ("int8-weights", _stride_one, "refuses"),
         ("int8-weights", _drop_a_bias, "times the bound of its 8 bits"),
         ("int8-weights", _shift_the_padding, "times the bound of its 8 bits"),
         ("int8-weights", _clip, "times the bound of its 8 bits"),
