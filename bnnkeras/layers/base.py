@@ -38,6 +38,33 @@ def build_quantizer(quantizer, shape) -> None:
         quantizer.build_metrics(shape)
 
 
+def _has_scale(quantizer) -> bool:
+    return isinstance(quantizer, quantizers.Binarizer) and quantizer.scale is not None
+
+
+def _is_one_per_position(scale, x) -> bool:
+    """Whether a scale of x is the same for all channels, so that it can follow their sum."""
+    return all(size == 1 for size in scale.shape[-1:]) and len(scale.shape) in (0, len(x.shape))
+
+
+def _is_one_per_output(scale) -> bool:
+    return all(size == 1 for size in scale.shape[:-1])
+
+
+def _keep_or_multiply(signs, scale, kept: list, keep: bool):
+    """The signs, their scale put into `kept`; or their product."""
+    if not keep:
+        return signs * scale
+    kept.append(scale)
+    return signs
+
+
+def _scaled(sums, scales):
+    for scale in scales:
+        sums = sums * ops.cast(scale, sums.dtype)
+    return sums
+
+
 class QuantizedLayer(keras.layers.Layer):
     """Mixin of layers with an input quantizer and a quantizer for each kernel.
 
@@ -49,6 +76,8 @@ class QuantizedLayer(keras.layers.Layer):
 
     # Each kernel, by its name in Keras, and the argument and attribute with its quantizer.
     kernel_quantizers = {"kernel": "kernel_quantizer"}
+    # Whether sums of signs are multiplied by the scales, instead of the signs themselves.
+    scales_sums = False
 
     def __init__(self, *args, input_quantizer=None, **kwargs):
         arguments = self.kernel_quantizers.values()
@@ -143,39 +172,53 @@ class QuantizedLayer(keras.layers.Layer):
     def _channels_first(self) -> bool:
         return getattr(self, "data_format", None) == "channels_first"
 
-    def quantized_kernel(self, name: str = "kernel", products=None):
+    def quantized_kernel(self, name: str = "kernel"):
         """q_kernel(W) in the compute dtype, or W without a kernel quantizer.
 
         Args:
             name: Which kernel, for layers with several; its name in Keras.
-            products: `quantizers.Products` for a quantizer that `uses_products`.
         """
         kernel, quantizer = getattr(self, name), self._kernel_quantizer(name)
         if quantizer is not None:
-            arguments = {} if products is None else {"products": products}
-            kernel = quantizer(ops.cast(kernel, self.variable_dtype), **arguments)
+            kernel = quantizer(ops.cast(kernel, self.variable_dtype))
         return ops.cast(kernel, self.compute_dtype)
 
     def product(self, inputs, multiply):
         """multiply(q_in(x), q_kernel(W)), plus an embedding if the input quantizer has one.
 
-        The kernel is the first one, for layers with several.
+        The kernel is the first one, for layers with several. Where the layer `scales_sums`, signs
+        are multiplied first and their integer sums are scaled: equal sums stay equal, and 0 is 0.
 
         Args:
             inputs: x.
             multiply: The layer's product, a function of a tensor and a kernel.
         """
-        quantized = self.quantized_input(inputs)
-        (name, *others), products = self.kernel_quantizers, None
-        if not others and getattr(self._kernel_quantizer(name), "uses_products", False):
-            # In float32 also under mixed precision: a start is computed once.
-            products = quantizers.Products(
-                *(
-                    lambda kernel, x=x: multiply(ops.cast(x, self.variable_dtype), kernel)
-                    for x in (ops.stop_gradient(inputs), ops.stop_gradient(quantized))
-                )
-            )
-        return self._embedded(inputs, multiply(quantized, self.quantized_kernel(name, products)))
+        (name, *others) = self.kernel_quantizers
+        scales: list = []
+        if self.scales_sums and _has_scale(self.input_quantizer):
+            x, scale = self.input_quantizer(ops.cast(inputs, self.compute_dtype), apart=True)
+            x = _keep_or_multiply(x, scale, scales, _is_one_per_position(scale, x))
+        else:
+            x = self.quantized_input(inputs)
+        quantizer = self._kernel_quantizer(name)
+        starts = not others and getattr(quantizer, "uses_products", False)
+        if _has_scale(quantizer) and (self.scales_sums or starts):
+            arguments = {"products": self._products(inputs, x, scales, multiply)} if starts else {}
+            latent = ops.cast(getattr(self, name), self.variable_dtype)
+            kernel, scale = quantizer(latent, apart=True, **arguments)
+            kernel = _keep_or_multiply(kernel, scale, scales, _is_one_per_output(scale))
+            kernel = ops.cast(kernel, self.compute_dtype)
+        else:
+            kernel = self.quantized_kernel(name)
+        return self._embedded(inputs, _scaled(multiply(x, kernel), scales))
+
+    def _products(self, inputs, signs, scales, multiply):
+        # In float32 also under mixed precision: a start is computed once.
+        def with_(x, scales=()):
+            x = ops.cast(ops.stop_gradient(x), self.variable_dtype)
+            return lambda kernel: _scaled(multiply(x, kernel), scales)
+
+        return quantizers.Products(with_(inputs), with_(signs, tuple(scales)))
 
     def _embedded(self, inputs, outputs):
         """The products of the inputs, plus what the input quantizer embeds in them."""

@@ -42,6 +42,8 @@ class QuantDense(QuantizedLayer, keras.layers.Dense):
         Hubara et al., Binarized Neural Networks (NIPS 2016).
     """
 
+    scales_sums = True
+
     def __init__(
         self,
         units,

@@ -76,9 +76,10 @@ class Quantizer(keras.layers.Layer):
             inputs = ops.convert_to_tensor(inputs, keras.config.floatx())
         outputs = super().__call__(inputs, *args, **kwargs)
         if self.flip_ratio is not None and not isinstance(outputs, keras.KerasTensor):
+            values = outputs[0] if isinstance(outputs, tuple) else outputs
             if not self.flip_ratio.built:
-                self.build_metrics(outputs.shape)
-            self.flip_ratio.update_state(ops.sign(outputs) if self.precision <= 2 else outputs)
+                self.build_metrics(values.shape)
+            self.flip_ratio.update_state(ops.sign(values) if self.precision <= 2 else values)
         return outputs
 
     def compute_output_shape(self, input_shape):
@@ -162,6 +163,8 @@ class Binarizer(Quantizer):
     Call arguments:
         inputs: A floating-point tensor. The output has the same shape and dtype.
         products: `Products` of the layer whose kernel `inputs` is; a scale may start from them.
+        apart: Whether to return sign(x - t) and s(x), whose product is q(x), as a pair. Only with
+            a scale.
         training: Whether parts may set their state from `inputs`.
 
     Raises:
@@ -237,11 +240,13 @@ class Binarizer(Quantizer):
         embedding = None if self.threshold is None else self.threshold.embed(inputs)
         return None if embedding is None else ops.cast(embedding, inputs.dtype)
 
-    def call(self, inputs, products=None, training=None):
+    def call(self, inputs, products=None, apart=False, training=None):
         if training and self.scale is not None:
             self.scale.observe(self.centre(inputs) if self.scale.of_centred else inputs, products)
         centred, scale = self.components(inputs)
         gain = None if self.scale_gradient else scale
+        if apart:
+            return surrogate_sign(centred, self.estimator, self.sign_of_zero, divisor=gain), scale
         signs = surrogate_sign(centred, self.estimator, self.sign_of_zero, gain)
         return signs if scale is None or gain is not None else scale * signs
 

@@ -19,14 +19,16 @@ def sign(x, sign_of_zero: int = 1):
     return ops.where(x >= 0, one, -one)
 
 
-def surrogate(x, forward: Callable, derivative: Callable, gain=None):
-    """`gain * forward(x)` forward, `upstream * derivative(x)` backward.
+def surrogate(x, forward: Callable, derivative: Callable, gain=None, divisor=None):
+    """`gain * forward(x)` forward, `upstream * derivative(x) / divisor` backward.
 
     Args:
         x: A tensor.
         forward: Maps a tensor to its quantized values.
         derivative: Maps a tensor to the pseudo-derivative of `forward`.
         gain: A tensor that broadcasts against `x` and that the gradient ignores; `None` means 1.
+        divisor: Likewise, of the gradient alone: a gain that follows later, whose gradient arrives
+            multiplied by it.
     """
 
     @ops.custom_gradient
@@ -36,7 +38,11 @@ def surrogate(x, forward: Callable, derivative: Callable, gain=None):
         def backward(*args, upstream=None):
             if upstream is None:
                 (upstream,) = args
-            return upstream * derivative(x)
+            upstream = upstream * derivative(x)
+            if divisor is None:
+                return upstream
+            # Where it is 0, so is what arrives.
+            return upstream / ops.where(divisor == 0, ops.ones_like(divisor), divisor)
 
         return values if gain is None else values * gain, backward
 
@@ -44,6 +50,6 @@ def surrogate(x, forward: Callable, derivative: Callable, gain=None):
     return quantize(ops.cast(x, keras.backend.standardize_dtype(x.dtype)))
 
 
-def surrogate_sign(x, estimator: Estimator, sign_of_zero: int = 1, gain=None):
+def surrogate_sign(x, estimator: Estimator, sign_of_zero: int = 1, gain=None, divisor=None):
     """`surrogate` of the sign with the derivative of `estimator`."""
-    return surrogate(x, lambda x: sign(x, sign_of_zero), estimator.at_present(), gain)
+    return surrogate(x, lambda x: sign(x, sign_of_zero), estimator.at_present(), gain, divisor)

@@ -321,3 +321,21 @@ def test_learnable_bias(float64, numerics):
     np.testing.assert_array_equal(result.value, x)  # It starts at 0.
     np.testing.assert_array_equal(result.inputs[0], x)
     numerics.assert_close(result.variables[layer.bias.path], x.sum(axis=(0, 1, 2)))
+
+
+@pytest.mark.parametrize("kernel", ["lsr_kernel", "xnor_kernel", "magnitude_aware_sign"])
+def test_signs_are_summed_before_they_are_scaled(kernel, numerics):
+    """Dot products that cancel are 0, not a rest of scaled ones; equal ones stay equal."""
+    inputs = quantizers.XNORInput() if kernel == "xnor_kernel" else "ste_sign"
+    layer = layers.QuantDense(32, use_bias=False, input_quantizer=inputs, kernel_quantizer=kernel)
+    x = np.random.default_rng(0).normal(size=(50, 64)).astype("float32")
+    layer.build(x.shape)
+    centred, scale = layer.kernel_quantizer.components(ops.cast(layer.kernel, "float32"))
+    sums = np.where(x >= 0, 1, -1) @ np.where(numpy(centred) >= 0, 1, -1)
+    assert (sums == 0).sum() > 100
+    result = numerics.gradients(layer, [x])
+    scaled = sums * np.broadcast_to(numpy(scale), (1, 32))
+    if kernel == "xnor_kernel":
+        scaled = scaled * np.abs(x).mean(axis=1, keepdims=True)
+    np.testing.assert_array_equal(result.value == 0, sums == 0)
+    np.testing.assert_allclose(result.value, scaled, rtol=1e-5)
