@@ -57,6 +57,8 @@ class Verification:
         probe_max_difference: Largest difference of the dyadic probe over all kernels; `None` if
             the probe was not run.
         kernels: One `KernelResult` for each kernel of LCE that was run.
+        probe_cuts: What the probe left out because it rounds, and why, by layer.
+        probe_replaced: Layers that the probe ran with another quantizer, and why.
     """
 
     passed: bool
@@ -67,6 +69,8 @@ class Verification:
     float_reasons: dict[str, str]
     probe_max_difference: float | None
     kernels: dict[str, KernelResult]
+    probe_cuts: dict[str, str] = dataclasses.field(default_factory=dict)
+    probe_replaced: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def verify(
@@ -207,9 +211,11 @@ def named_inputs(model: keras.Model, inputs) -> dict[str, np.ndarray]:
 def _run_probe(model, kernels, timeout_seconds):
     # On the CPU: accelerators multiply with fewer bits than float32 has.
     with keras.device("cpu"):
-        twin = probe.dyadic_twin(model)
+        dyadic = probe.dyadic_probe(model)
+        twin = dyadic.twin
         if twin is None:
-            return None
+            nothing = {"kernels": {}, "rounding": 0, "deploy_difference": 0, "layer_problems": []}
+            return {**nothing, "cuts": dyadic.cuts, "replaced": dyadic.replaced}
         inputs = probe.dyadic_inputs(twin, samples=2)
         expected = keras.tree.flatten(twin([inputs[tensor.name] for tensor in twin.inputs]))
         problems = probe.differences(twin, inputs)
@@ -228,7 +234,7 @@ def _run_probe(model, kernels, timeout_seconds):
             timeout_seconds=timeout_seconds,
         )
     result["layer_problems"] = problems
-    return result
+    return {**result, "cuts": dyadic.cuts, "replaced": dyadic.replaced}
 
 
 def _judge(deployment: Deployment, found, probed) -> Verification:
@@ -273,4 +279,6 @@ def _judge(deployment: Deployment, found, probed) -> Verification:
             kernel: KernelResult(**result, probe_difference=differences.get(kernel))
             for kernel, result in found["kernels"].items()
         },
+        probe_cuts={} if probed is None else probed["cuts"],
+        probe_replaced={} if probed is None else probed["replaced"],
     )

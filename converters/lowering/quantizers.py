@@ -5,6 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from bnnkeras.converters.errors import UnsupportedLayerError
 from bnnkeras.converters.layers import Centre, InputScale
 from bnnkeras.quantizers import (
     AdaptiveThreshold,
@@ -126,7 +127,7 @@ def centred_input(builder, layer, x, quantizer):
             context = builder.activation(context, threshold.activation, name)
         minus = builder.matrix(context, -_numbers(threshold.expansion), name)
         return builder.add(x, builder.offset(minus, -_numbers(threshold.value), name), name)
-    return builder.with_quantizer(Centre, quantizer, x, name)
+    return _computed_by(Centre, threshold, builder, layer, quantizer, x, name)
 
 
 def check_sums(layer, quantizer):
@@ -183,7 +184,22 @@ def any_input_factor(builder, layer, x, centred, quantizer):
     if type(scale) is MeanMagnitude:
         values = centred if scale.of_centred else x
         return _mean_magnitude(builder, values, _axes(scale, values), name)
-    return builder.with_quantizer(InputScale, quantizer, x, name)
+    return _computed_by(InputScale, scale, builder, layer, quantizer, x, name)
+
+
+def _computed_by(kind, part, builder, layer, quantizer, x, name):
+    """A part of a quantizer that is computed from the data, as a layer of the deploy form.
+
+    Raises:
+        UnsupportedLayerError: If the deploy worker could not load its class.
+    """
+    if not type(part).__module__.startswith("bnnkeras."):
+        raise UnsupportedLayerError(
+            layer,
+            f"{type(part).__name__}, which its input quantizer computes from the data, is not one "
+            "of bnnkeras's thresholds and scales: they alone can be loaded by the deploy worker",
+        )
+    return builder.with_quantizer(kind, quantizer, x, name)
 
 
 def _mean_magnitude(builder, x, axes, name):

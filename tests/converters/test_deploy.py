@@ -6,6 +6,7 @@ import pytest
 from keras import layers, ops
 
 from bnnkeras import converters
+from bnnkeras.converters import graph
 from bnnkeras.converters.deployment import deployment_of
 from bnnkeras.converters.errors import UnsupportedLayerError
 from bnnkeras.converters.plan import binary_units
@@ -16,6 +17,7 @@ from bnnkeras.quantizers import (
     LearnedThreshold,
     MagnitudeAwareSign,
     Scale,
+    Threshold,
 )
 from bnnkeras.quantizers.serialization import NAMED
 from bnnkeras.zoo import BiRealNet18
@@ -144,7 +146,7 @@ def test_the_deploy_form_is_the_same_function(float64, randomized, build) -> Non
     inputs = _inputs(deployed)
     _assert_equal(model(inputs), deployed(inputs))
     assert len(binary_units(deployed)) == MODELS[build]
-    assert [x.name for x in deployed.inputs] == [x.name for x in model.inputs]
+    assert [x.name for x in deployed.inputs] == [graph.input_name(x) for x in model.inputs]
 
 
 @pytest.mark.parametrize("build", MODELS)
@@ -275,6 +277,18 @@ class _PerInputChannel(Scale):
         return ops.mean(ops.abs(x), axis=(0, 1, 3), keepdims=True)
 
 
+class _OwnThreshold(Threshold):
+    def __call__(self, x):
+        return ops.max(x, axis=(1, 2), keepdims=True)
+
+
+class _OwnScale(Scale):
+    per_layer = True
+
+    def __call__(self, x):
+        return ops.max(ops.abs(x), axis=(1, 2, 3), keepdims=True)
+
+
 def _own_activation(x):
     return x
 
@@ -293,6 +307,16 @@ def _model_of(layer, shape=(6, 6, 4)):
         (
             lambda: QuantConv2D(2, 3, activation=_own_activation, **BINARY),
             "its activation _own_activation is not one of Keras's",
+        ),
+        (
+            lambda: QuantConv2D(2, 3, **{**BINARY, "input_quantizer": Binarizer(_OwnThreshold())}),
+            "_OwnThreshold, which its input quantizer computes from the data",
+        ),
+        (
+            lambda: QuantConv2D(
+                2, 3, **{**BINARY, "input_quantizer": Binarizer(scale=_OwnScale())}
+            ),
+            "_OwnScale, which its input quantizer computes from the data",
         ),
         (lambda: QuantConv2D(2, 3, activation=layers.PReLU()), r"activation is a layer \(PReLU\)"),
     ],
