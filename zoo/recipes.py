@@ -271,7 +271,7 @@ class Recipe:
                 model.load_weights(finished)
                 return model, record["history"]
         trainer = model
-        if teacher is not None:
+        if teacher is not None and self.retention is not None:
             trainer = LipschitzRetention(model, teacher, **self.retention.arguments)
         trainer.compile(
             stage.optimizer.build(stage.rates.schedule(stage.epochs, len(train))),

@@ -45,7 +45,7 @@ class RandomResizedCrop:
     attempts: int = 10
 
     def __call__(self, image, generator):
-        top, left, height, width = self.box(*image.shape[:2], generator)
+        top, left, height, width = self.box(image.shape[0], image.shape[1], generator)
         return _resized(image[top : top + height, left : left + width], self.size, self.size)
 
     def box(self, height: int, width: int, generator) -> tuple[int, int, int, int]:
@@ -201,7 +201,7 @@ class Normalize:
 
     def __call__(self, image, generator=None):
         scaled = np.asarray(image, "float32") / 255
-        return (scaled - np.float32(self.mean)) / np.float32(self.deviation)
+        return (scaled - np.array(self.mean, "float32")) / np.array(self.deviation, "float32")
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class SubtractMean:
     mean: tuple[float, ...] = CAFFE_MEAN
 
     def __call__(self, image, generator=None):
-        return np.asarray(image, "float32")[..., ::-1] - np.float32(self.mean)
+        return np.asarray(image, "float32")[..., ::-1] - np.array(self.mean, "float32")
 
 
 @dataclass(frozen=True)

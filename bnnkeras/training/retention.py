@@ -60,7 +60,8 @@ def retention_value(earlier, later, iterations: int = 1, normalize_start: bool =
         `(batch,)`.
 
     Raises:
-        ValueError: If the maps have other ranks, or sizes that differ and are not known.
+        ValueError: If the maps have other ranks, or sizes that are not known, or `iterations` is
+            not positive.
 
     Example:
         >>> import keras, numpy as np
@@ -73,12 +74,16 @@ def retention_value(earlier, later, iterations: int = 1, normalize_start: bool =
     Reference:
         Shang et al., LCR-BNN (ECCV 2022), released code.
     """
+    if iterations < 1:
+        raise ValueError(
+            f"`iterations` must be a positive integer. Received: iterations={iterations}"
+        )
     first, second = _aligned(earlier, later)
     number, channels = first.shape[1:]
     vector = ops.ones_like(first[:, 0])
     if normalize_start:
         vector = vector / channels**0.5
-    norm = None
+    norm = ops.ones_like(vector[:, :1])
     for _ in range(iterations):
         # From right to left through K = F1^T F2 F2^T F1 / N^2, a vector at a time.
         along = ops.einsum("bnc,bc->bn", first, vector)

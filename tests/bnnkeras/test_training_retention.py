@@ -136,6 +136,8 @@ def test_bad_arguments_of_the_loss(change, message):
 
 
 def test_bad_features():
+    with pytest.raises(ValueError, match="Received: iterations=0"):
+        training.retention_value(np.ones((1, 2, 2, 3)), np.ones((1, 2, 2, 3)), iterations=0)
     with pytest.raises(ValueError, match=r"must be \(batch, height.*Received: shape \(1, 4\)"):
         training.retention_value(np.ones((1, 4)), np.ones((1, 2, 2, 3)))
     with pytest.raises(ValueError, match="known sizes"):

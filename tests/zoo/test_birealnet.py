@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from bnnkeras import activations
 from bnnkeras.layers import QuantConv2D
 from bnnkeras.models import ModelProfile
 from bnnkeras.zoo import (
@@ -14,7 +15,6 @@ from bnnkeras.zoo import (
     BiRealNet34,
     BiRealNet50,
     BiRealNet152,
-    activations,
     birealnet,
 )
 from bnnkeras.zoo.birealnet import blocks

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from keras import ops
 
-from bnnkeras import zoo
+from bnnkeras import activations, zoo
 from bnnkeras.models import ModelProfile
 from bnnkeras.quantizers import Binarizer, ErrorDecay
 from bnnkeras.training import LipschitzRetention
-from bnnkeras.zoo import activations, builder
+from bnnkeras.zoo import builder
 from bnnkeras.zoo.lcrbnn import blocks
 
 IMAGENET, CIFAR, VGG = "lcrbnn_imagenet", "irnet_cifar", "irnet_vgg_small"

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import keras
 from keras import layers
 
-from bnnkeras.activations import hard_tanh
+from bnnkeras import activations
 from bnnkeras.layers import QuantConv2D
 from bnnkeras.quantizers import ApproxSign, MagnitudeAwareSign
-from bnnkeras.zoo import activations, builder
+from bnnkeras.zoo import builder
 
 # What stands at the place of the sign while a network is trained in advance. The two
 # implementations differ in the derivative at |x| = 1 only.
@@ -17,7 +17,7 @@ PRETRAINING = {
     "pytorch": {
         "relu": keras.activations.relu,
         "leaky_clip": activations.leaky_clip,
-        "clip": hard_tanh,
+        "clip": activations.hard_tanh,
     },
     "caffe": {
         "relu": keras.activations.relu,

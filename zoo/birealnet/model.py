@@ -56,24 +56,26 @@ def _network(
     weights,
     classifier_activation,
     name,
-    **style,
+    **style_arguments,
 ):
     """Stem, `body` and head; `body(x, style)` is what lies between."""
-    style = Style(**style)
+    style = Style(**style_arguments)
     builder.check_top(include_top, classes, pooling)
     inputs = builder.image_input(input_shape, input_tensor, default_shape=(224, 224, 3))
     _check_size(inputs.shape, style)
     x = body(_stem(inputs, style), style)
 
-    if style.caffe:
-        # "xavier", over the inputs alone.
-        initializers = keras.initializers.LecunUniform(), "zeros"
-    else:
-        bound = 1 / math.sqrt(x.shape[-1])
-        bias = keras.initializers.RandomUniform(-bound, bound)
-        initializers = builder.torch_initializer(), bias
+    bound = 1 / math.sqrt(x.shape[-1])
+    bias = keras.initializers.RandomUniform(-bound, bound)
     outputs = builder.classification_head(
-        x, classes, include_top, pooling, classifier_activation, *initializers
+        x,
+        classes,
+        include_top,
+        pooling,
+        classifier_activation,
+        # Caffe's "xavier", over the inputs alone.
+        keras.initializers.LecunUniform() if style.caffe else builder.torch_initializer(),
+        "zeros" if style.caffe else bias,
     )
     return builder.finish(inputs, outputs, name, weights)
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import keras
 from keras import layers, ops
 
+from bnnkeras import activations
 from bnnkeras.layers import QuantConv2D
 from bnnkeras.quantizers import EDESign, LibraKernel
-from bnnkeras.zoo import activations, builder
+from bnnkeras.zoo import builder
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,9 @@ def _residual_network(
         return x if neck_activation is None else neck_activation(x, "head_activation")
 
     x = stages(_stem(inputs, widths[0], style, stem_activation), widths, repeats, make_block)
+    kernel, bias = initializers
     outputs = builder.classification_head(
-        x, classes, include_top, pooling, classifier_activation, *initializers, neck=neck
+        x, classes, include_top, pooling, classifier_activation, kernel, bias, neck
     )
     return builder.finish(inputs, outputs, name, weights)
 

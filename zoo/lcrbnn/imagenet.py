@@ -81,14 +81,10 @@ def _binary_network(
         return block(x, filters, strides, style, name, shortcut, binary_activations, end)
 
     x = stages(_stem(inputs, style, deep_stem), _WIDTHS, repeats, make_block)
+    kernel, bias = torch_head(_WIDTHS[-1])
+    neck = builder.batch_normalization("head_bn")
     outputs = builder.classification_head(
-        x,
-        classes,
-        include_top,
-        pooling,
-        classifier_activation,
-        *torch_head(_WIDTHS[-1]),
-        neck=builder.batch_normalization("head_bn"),
+        x, classes, include_top, pooling, classifier_activation, kernel, bias, neck
     )
     return builder.finish(inputs, outputs, name, weights)
 
