@@ -90,9 +90,14 @@ def deployment_of(model, dtype: str = "float32", exact_zeros: bool = False) -> D
         )
 
     labels = Labels({}, {})
+    read_once = graph.read_once(model)
 
     def lowered(operation, *args, **kwargs):
         outputs = lower(builder, operation, *args, **kwargs)
+        # (A layer that does nothing here returns what others may read as well.)
+        is_new = not any(outputs is value for value in keras.tree.flatten((args, kwargs)))
+        if id(operation) in read_once and is_new and isinstance(outputs, keras.KerasTensor):
+            builder.own(outputs)
         _label(labels, operation.name, outputs)
         return outputs
 

@@ -60,6 +60,27 @@ def producer(tensor: keras.KerasTensor):
     return operation, operation._inbound_nodes[node_index].input_tensors
 
 
+def read_once(model: keras.Model) -> set[int]:
+    """The ids of operations that are called once, and whose output one operation reads.
+
+    What a nested model returns is not among them.
+    """
+    calls: dict[int, int] = {}
+    readers: dict[int, int] = {}
+    found: set[int] = set()
+    for tensor in model.outputs:
+        readers[id(producer(tensor)[0])] = 2
+    for node in (node for nodes in model._nodes_by_depth.values() for node in nodes):
+        operation = node.operation
+        calls[id(operation)] = calls.get(id(operation), 0) + 1
+        if isinstance(operation, keras.Model):
+            found |= read_once(as_functional(operation))
+        for tensor in node.input_tensors:
+            source = id(producer(tensor)[0])
+            readers[source] = readers.get(source, 0) + 1
+    return found | {key for key, count in calls.items() if count == 1 and readers.get(key) == 1}
+
+
 def input_name(tensor: keras.KerasTensor) -> str:
     """The name of a model's input: its layer's, because a saved model forgets the tensor's."""
     return producer(tensor)[0].name

@@ -9,6 +9,7 @@ from bnnkeras.converters.lowering import (  # noqa: F401  (register their rules)
     pooling,
     quantized,
     standard,
+    sums,
 )
 from bnnkeras.converters.lowering.builder import Builder, Call
 from bnnkeras.converters.lowering.intent import is_binary

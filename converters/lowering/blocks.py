@@ -16,7 +16,7 @@ def lower_rprelu(builder, layer, inputs):
     """Bias, PReLU, bias: LCE has an operation for the second, and merges the first."""
     x = builder.shift(inputs, _numbers(layer.bias_before), layer.name)
     x = builder.prelu(x, _numbers(layer.slope), layer.name)
-    return builder.offset(x, _numbers(layer.bias_after), layer.name)
+    return builder.carry(x, _numbers(layer.bias_after), layer.name)
 
 
 @lowering_rule(SpatialShift)

@@ -56,6 +56,10 @@ class Builder:
         self.notes: dict[str, str] = {}
         self._names: set[str] = set()
         self._copies: dict[int, keras.layers.Layer] = {}
+        # By the id of a symbolic tensor, with the tensor, so that no other one gets the id.
+        self._carried: dict[int, tuple] = {}
+        self._laid: dict = {}
+        self._owned: dict[int, keras.KerasTensor] = {}
 
     def name(self, wanted: str) -> str:
         """`wanted`, with a number behind it if it is taken."""
@@ -64,6 +68,12 @@ class Builder:
             name, count = f"{wanted}_{count}", count + 1
         self._names.add(name)
         return name
+
+    def once(self, key, lay):
+        """`lay()`, or what it returned for the same key before."""
+        if key not in self._laid:
+            self._laid[key] = lay()
+        return self._laid[key]
 
     def begin(self, layer: str, binary: bool):
         """Opens the record of the next call."""
@@ -126,6 +136,9 @@ class Builder:
     def offset(self, x, bias, name):
         """x + bias, one value per channel; before a max pool of an affine map, which then feeds its
         sign directly: LCE pools bits only there."""
+        tensor, constant = self.carried(x)
+        if constant is not None:
+            return self.offset(tensor, constant + bias, name)
         source, inputs = producer(x)
         if _is_pooled_affine(x):
             inner = self.offset(inputs[0], bias, name)
@@ -134,6 +147,46 @@ class Builder:
             return self._pooled_like(source, inner, name)
         layer = Affine(use_scale=False, name=self.name(f"{name}_offset"), dtype=self.dtype)
         return self.place(layer, x, [bias])
+
+    def carry(self, x, constant, name):
+        """x + constant, one value per channel, which what follows may take apart again."""
+        total = self.offset(x, constant, name)
+        self._carried[id(total)] = (total, x, constant)
+        return total
+
+    def carried(self, x):
+        """(p, c) where x = p + c was laid by `carry`, else (x, None)."""
+        _, tensor, constant = self._carried.get(id(x), (x, x, None))
+        return tensor, constant
+
+    def own(self, x):
+        """Notes that x feeds one operation only, so that it may be rewritten into another."""
+        self._owned[id(x)] = x
+        return x
+
+    def is_owned(self, x) -> bool:
+        """Whether nothing but the operation that is being lowered reads x."""
+        return id(x) in self._owned
+
+    def absorbed_by_any(self, tensors, bias, name):
+        """The tensors with `bias` in the first that can take it; `None` if none can."""
+        for index, tensor in enumerate(tensors):
+            absorbed = self._absorbed(tensor, bias, name)
+            if absorbed is not None:
+                return [*tensors[:index], absorbed, *tensors[index + 1 :]]
+        return None
+
+    def _absorbed(self, x, bias, name):
+        """x + bias by way of the bias of a binary convolution in x, or `None`."""
+        if not self.is_owned(x):
+            return None
+        if _is_affine_or_moved(x):
+            return self.own(self.affine(x, np.ones_like(bias), bias, name))
+        source, inputs = producer(x)
+        if type(source) is not keras.layers.Add:
+            return None
+        absorbed = self.absorbed_by_any(inputs, bias, name)
+        return None if absorbed is None else self.own(self.sum(absorbed, source.name))
 
     def pad(self, x, pads, name, value=0.0):
         """A constant around a map: `pads` has a pair (before, after) for each spatial axis."""
@@ -175,7 +228,10 @@ class Builder:
         )(tensors)
 
     def add(self, x, y, name):
-        return keras.layers.Add(name=self.name(f"{name}_add"), dtype=self.dtype)([x, y])
+        return self.sum([x, y], f"{name}_add")
+
+    def sum(self, tensors, name):
+        return keras.layers.Add(name=self.name(name), dtype=self.dtype)(list(tensors))
 
     def multiply(self, x, factor, name):
         """x times a factor that broadcasts against it."""
@@ -254,7 +310,8 @@ class Builder:
         """x + bias, one value per channel, merged into an affine map if there is one."""
         if _is_affine_or_moved(x):
             return self.affine(x, np.ones_like(bias), bias, name)
-        return self.offset(x, bias, name)
+        absorbed = self._absorbed(x, bias, name)
+        return self.offset(x, bias, name) if absorbed is None else absorbed
 
     def affine(self, x, scale, bias, name):
         """scale * x + bias per channel, merged into an affine map, or moved before a flip or crop.
@@ -262,7 +319,12 @@ class Builder:
         LCE fuses scale and bias into a binary convolution only directly behind it, and pools bits
         only where the pool is directly before the sign.
         """
+        tensor, constant = self.carried(x)
+        if constant is not None:
+            return self.affine(tensor, scale, scale * constant + bias, name)
         source, inputs = producer(x)
+        if type(source) is keras.layers.Add and self.is_owned(x) and self._can_scale(inputs):
+            return self._affine_of_sum(inputs, scale, bias, source.name, name)
         if _is_pool(source) and _is_affine_or_moved(inputs[0]) and np.all(scale > 0):
             return self._pooled_like(source, self.affine(inputs[0], scale, bias, name), name)
         if isinstance(source, Affine):
@@ -282,6 +344,27 @@ class Builder:
             return self.subtract_from(scale * constant + bias, inner, name)
         layer = Affine(name=self.name(f"{name}_scale"), dtype=self.dtype)
         return self.place(layer, x, [scale, bias])
+
+    def _can_scale(self, tensors) -> bool:
+        """Whether each summand is a binary convolution's, or a matrix product of this builder."""
+        return all(
+            self.is_owned(tensor) and (_is_affine_or_moved(tensor) or _is_matrix(tensor))
+            for tensor in tensors
+        ) and any(map(_is_affine_or_moved, tensors))
+
+    def _affine_of_sum(self, tensors, scale, bias, sum_name, name):
+        """`affine` on each summand: the bias goes to the first convolution alone."""
+        parts = []
+        for tensor in tensors:
+            if _is_matrix(tensor):
+                dense, inputs = producer(tensor)
+                kernel = keras.ops.convert_to_numpy(dense.kernel) * scale
+                part = self.matrix(inputs[0], kernel, dense.name)
+            else:
+                part = self.affine(tensor, scale, bias, name)
+                bias = np.zeros_like(bias)
+            parts.append(self.own(part))
+        return self.sum(parts, sum_name)
 
     def _affine_before_moves(self, x, scale, bias, name):
         """`affine` on what a concatenation or reshape of affine maps was made of."""
@@ -338,6 +421,11 @@ def _is_affine_or_moved(x) -> bool:
     if isinstance(source, Affine):
         return source.use_scale
     return isinstance(source, SubtractFrom) or _only_moves(x)
+
+
+def _is_matrix(x) -> bool:
+    source, _ = producer(x)
+    return type(source) is keras.layers.Dense and source.bias is None
 
 
 def _is_pool(layer) -> bool:

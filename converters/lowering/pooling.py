@@ -23,7 +23,7 @@ _IN_2D = {
 }
 
 
-@lowering_rule(layers.AveragePooling2D, layers.MaxPooling2D, MaxPooling2D, *_ADAPTIVE)
+@lowering_rule(layers.MaxPooling2D, MaxPooling2D, *_ADAPTIVE)
 def keep_pooling(builder, layer, inputs):
     check_layout(layer, inputs)
     return keep(builder, layer, inputs)

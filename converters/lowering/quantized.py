@@ -100,10 +100,20 @@ def _binary_or_float(builder, layer, x, binary, float_form):
     """The binary form where the user asked for one and LCE can run it, else the float form."""
     if is_binary(layer):
         try:
-            return binary(builder, layer, x)
+            return _embedded(builder, layer, x, binary(builder, layer, x))
         except CannotBeBinary as reason:
             builder.run_in_float(layer, str(reason))
-    return float_form(builder, layer, x)
+    return _embedded(builder, layer, x, float_form(builder, layer, x))
+
+
+def _embedded(builder, layer, x, y):
+    """The outputs y, plus what the input quantizer embeds in them."""
+    seen = _seen(builder, layer, x)
+    embedding = quantizers.embedding(builder, layer, seen, layer.input_quantizer)
+    if embedding is None:
+        return y
+    parts = [builder.own(part) for part in (y, _as_rank(builder, layer, embedding, y))]
+    return builder.sum(parts, f"{layer.name}_embedded")
 
 
 # Binary forms.

@@ -14,6 +14,7 @@ from bnnkeras.quantizers import (
     ExponentialMagnitude,
     MeanMagnitude,
     NoOp,
+    Threshold,
 )
 from bnnkeras.quantizers.reductions import resolve_axes
 
@@ -121,13 +122,48 @@ def centred_input(builder, layer, x, quantizer):
         minus = builder.affine(average, -_numbers(threshold.k), -_numbers(threshold.b), name)
         return builder.add(x, minus, name)
     if type(threshold) is ContextualThreshold:
-        context = builder.mean(x, range(1, len(x.shape) - 1), name)
-        context = builder.matrix(context, _numbers(threshold.reduction), f"{name}_context")
-        if threshold.activation is not keras.activations.linear:
-            context = builder.activation(context, threshold.activation, name)
-        minus = builder.matrix(context, -_numbers(threshold.expansion), name)
-        return builder.add(x, builder.offset(minus, -_numbers(threshold.value), name), name)
+        minus = builder.matrix(
+            _context(builder, threshold, x, name), -_numbers(threshold.expansion), name
+        )
+        x, constant = builder.carried(x)
+        constant = -_numbers(threshold.value) + (0.0 if constant is None else constant)
+        return builder.add(x, builder.offset(minus, constant, name), name)
     return _computed_by(Centre, threshold, builder, layer, quantizer, x, name)
+
+
+def _context(builder, threshold, x, name):
+    """W1 mean(x), (batch, 1, ..., 1, C / ratio); once for a threshold and its embedding."""
+
+    def lay():
+        tensor, constant = builder.carried(x)
+        average = builder.mean(tensor, range(1, len(x.shape) - 1), name)
+        if constant is not None:
+            average = builder.offset(average, constant, name)
+        context = builder.matrix(average, _numbers(threshold.reduction), f"{name}_context")
+        if threshold.activation is keras.activations.linear:
+            return context
+        return builder.activation(context, threshold.activation, name)
+
+    return builder.once((id(threshold), id(x)), lay)
+
+
+def embedding(builder, layer, x, quantizer):
+    """What the quantizer of the inputs x adds to the outputs, or `None`.
+
+    Raises:
+        UnsupportedLayerError: If nothing is known of the threshold that adds it.
+    """
+    threshold = getattr(quantizer, "threshold", None)
+    if threshold is None or type(threshold).embed is Threshold.embed:
+        return None
+    if type(threshold) is not ContextualThreshold:
+        raise UnsupportedLayerError(
+            layer, f"nothing is known of what its threshold {type(threshold).__name__} embeds"
+        )
+    if threshold.embedding is None:
+        return None
+    context = _context(builder, threshold, x, f"{layer.name}_threshold")
+    return builder.matrix(context, _numbers(threshold.output_expansion), f"{layer.name}_embedding")
 
 
 def check_sums(layer, quantizer):

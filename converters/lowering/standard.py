@@ -27,11 +27,8 @@ DROPPED = (
 
 
 @lowering_rule(
-    layers.Add,
     layers.Attention,
-    layers.Average,
     layers.CenterCrop,
-    layers.Concatenate,
     layers.Cropping1D,
     layers.Cropping2D,
     layers.Cropping3D,
@@ -39,7 +36,6 @@ DROPPED = (
     layers.ELU,
     layers.Flatten,
     layers.GlobalAveragePooling1D,
-    layers.GlobalAveragePooling2D,
     layers.GlobalAveragePooling3D,
     layers.GlobalMaxPooling3D,
     layers.GroupNormalization,
