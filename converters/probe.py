@@ -273,7 +273,7 @@ def _obstacle(operation, args, kwargs) -> str | None:
 
 def _averaged(operation, args) -> int | None:
     """Over how many values an operation takes means; the least common multiple of several."""
-    shape = args[0].shape if args and isinstance(args[0], keras.KerasTensor) else ()
+    shape: tuple = args[0].shape if args and isinstance(args[0], keras.KerasTensor) else ()
     if isinstance(operation, (layers.AveragePooling1D, layers.AveragePooling2D)):
         # At the border of "same" the count differs; inside it is the window's.
         return math.prod(operation.pool_size) if operation.padding == "valid" else 3

@@ -5,6 +5,8 @@ from: same arguments, same weights, `isinstance` holds. With all quantizers `Non
 layer.
 """
 
+from typing import TypeGuard
+
 import keras
 from keras import ops
 
@@ -38,7 +40,7 @@ def build_quantizer(quantizer, shape) -> None:
         quantizer.build_metrics(shape)
 
 
-def _has_scale(quantizer) -> bool:
+def _has_scale(quantizer) -> TypeGuard[quantizers.Binarizer]:
     return isinstance(quantizer, quantizers.Binarizer) and quantizer.scale is not None
 
 

@@ -393,8 +393,8 @@ class Builder:
         scale, bias = np.broadcast_to(scale, shape), np.broadcast_to(bias, shape)
         channels = x.shape[-1]
         if shape in ((), (1,)) or (shape[-1] == channels and all(size == 1 for size in shape[:-1])):
-            parts = (np.broadcast_to(part.reshape(-1), (channels,)) for part in (scale, bias))
-            return self.affine(x, *parts, name)
+            scale, bias = (np.broadcast_to(part.reshape(-1), channels) for part in (scale, bias))
+            return self.affine(x, scale, bias, name)
         x = self.affine(x, -np.ones(channels), np.zeros(channels), name)
         layer = PositionAffine(shape, name=self.name(f"{name}_position"), dtype=self.dtype)
         return self.place(layer, x, [scale, bias])
