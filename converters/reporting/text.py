@@ -121,6 +121,9 @@ def sentences(report: "Report") -> list[str]:
     lines += [f"cannot run: {kernel} kernel: {why}" for kernel, why in report.refusals.items()]
     if report.verification is not None:
         lines += [f"problem: {problem}" for problem in report.verification["problems"]]
+        for key, what in (("probe_cuts", "left out"), ("probe_replaced", "another quantizer")):
+            reasons = report.verification.get(key, {})
+            lines += [f"probe: {name}: {what}: {reason}" for name, reason in reasons.items()]
     return lines
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from bnnkeras import converters, layers, models
 from bnnkeras.converters.reporting import Latency, Report
+from bnnkeras.quantizers import DAB
 
 BINARY = {"input_quantizer": "ste_sign", "kernel_quantizer": "ste_sign"}
 NASTY = "<script>document.title='run'</script> \"onload=alert(1) & 'x'"
@@ -98,6 +99,21 @@ def test_what_the_user_built_and_what_became_of_it(report, conversion):
     assert "3 of 3 in 1 bit" in text and "in float: depthwise: " in text
     assert "yes (probe difference 0)" in text
     assert converters.inspect(conversion.path) == dataclasses.replace(report, verification=None)
+
+
+def test_what_the_probe_left_out_is_named(randomized):
+    image = keras.Input((6, 6, 8))
+    x = layers.QuantConv2D(
+        4, 3, name="of_data", input_quantizer=DAB(per_layer=True), kernel_quantizer="ste_sign"
+    )(image)
+    x = keras.layers.Softmax(name="softmax")(x)
+    x = layers.QuantConv2D(4, 3, name="after_softmax", **BINARY)(x)
+    made = converters.convert(randomized(keras.Model(image, x)))
+    assert "softmax" in made.verification.probe_cuts
+    assert "of_data" in made.verification.probe_replaced
+    text = str(made.report)
+    assert f"probe: softmax: left out: {made.verification.probe_cuts['softmax']}" in text
+    assert "probe: of_data: another quantizer: " in text
 
 
 def test_a_binary_layer_in_float_is_never_counted_as_binary(report):
