@@ -30,7 +30,7 @@ class LipschitzRetention(keras.Model):
         student_taps: Names of the student's layers whose outputs are compared, first stage first.
             Defaults to `stage1_output`, `stage2_output`, ... as the zoo's residual networks have.
         teacher_taps: Likewise, of the teacher.
-        alpha: Float, the weight. Defaults to 8. With 0 the teacher never runs.
+        alpha: Float, the weight. Defaults to 8. With 0 there are no gamma and no teacher running.
         batch_size: Positive integer, a constant of the loss. Defaults to 128.
         form: `"code"` (default, as released) or `"paper"`.
         iterations: Positive integer, of the power iteration. Defaults to 1, as released.
@@ -115,7 +115,7 @@ class LipschitzRetention(keras.Model):
         for variable in teacher.variables:
             variable.trainable = False
         self.gamma = None
-        if stage_scales:
+        if stage_scales and alpha:
             self.gamma = self.add_weight(
                 name="gamma", shape=(len(self.student_taps),), initializer="ones", autocast=False
             )

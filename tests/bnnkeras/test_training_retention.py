@@ -69,7 +69,7 @@ def test_official_loss_and_gradients(case, float64, goldens, features, numerics,
     gamma = 1 + 0.5 * fill.fill_input(f"lcr_{case}:gamma", (1, len(binary)))
 
     def scaled(gamma):
-        maps = [gamma[0, index] * x for index, x in enumerate(binary)]
+        maps = [gamma[0, index] * ops.convert_to_tensor(x) for index, x in enumerate(binary)]
         return training.lipschitz_retention_loss(maps, full)
 
     result = numerics.gradients(scaled, [gamma])
