@@ -17,6 +17,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from bnnkeras import activations
 from bnnkeras.converters import graph
 from bnnkeras.converters.deployment import deploy
 from bnnkeras.converters.lowering import Builder, is_binary
@@ -45,6 +46,7 @@ _EXACT_ACTIVATIONS = (
     keras.activations.relu,
     keras.activations.relu6,
     keras.activations.hard_tanh,
+    activations.hardtanh,
 )
 _FLOAT_CONVOLUTIONS = (
     layers.Conv1D,
