@@ -47,6 +47,7 @@ def convert(arrays, *, model_path: str, batch_size: int, origins, results, metad
             for name, operation in zip(output_names(model), operations, strict=True)
         },
         labels.fusable(model),
+        labels.signed(model),
     )
     data = flatbuffer.with_metadata(
         data,

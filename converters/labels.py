@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import keras
 
 from bnnkeras.converters import flatbuffer, graph
-from bnnkeras.converters.layers import Affine
+from bnnkeras.converters.layers import Affine, Sign
 
 _TAG = re.compile(r"(?:^|[/;])L(\d+)(?:_\d+)?/([^;]*)")
 # What the inputs of operators with weights are.
@@ -27,6 +27,8 @@ _ROLES = {
 }
 # TensorFlow's names of what a layer with a kernel computes.
 _PRODUCTS = ("convolution", "depthwise", "MatMul", "BiasAdd")
+# What LCE computes on bits between a convolution and a sign.
+_BEFORE_SIGNS = (Affine, keras.layers.MaxPooling2D, keras.layers.Reshape)
 # What is computed together with the operator before it.
 _FUSED = (
     Affine,
@@ -93,6 +95,22 @@ def fusable(model: keras.Model) -> dict[str, str]:
     }
 
 
+def signed(model: keras.Model) -> dict[str, str]:
+    """Sign -> the convolution whose sums it is of: LCE may compute both, and pools, on bits.
+
+    The operator is then called after the sign, which belongs to the layer that follows.
+    """
+    found = {}
+    for operation in model.operations:
+        if isinstance(operation, Sign):
+            source, inputs = graph.producer(operation.input)
+            while isinstance(source, _BEFORE_SIGNS):
+                source, inputs = graph.producer(inputs[0])
+            if isinstance(source, keras.layers.Conv2D):
+                found[operation.name] = source.name
+    return found
+
+
 def labelled(
     data: bytes,
     names: Sequence[str],
@@ -100,6 +118,7 @@ def labelled(
     inputs: Sequence[str],
     outputs: Mapping[str, tuple[str, str]],
     fusable: Mapping[str, str],
+    signed: Mapping[str, str],
 ) -> tuple[bytes, list[str | None]]:
     """Renames the tensors of a converted file after the layers, and puts its interface in order.
 
@@ -115,6 +134,7 @@ def labelled(
         outputs: Names of the outputs in the signature, in the wanted order, each with the deploy
             operation that computes it and that operation's class.
         fusable: What `fusable` returns.
+        signed: What `signed` returns.
 
     Returns:
         The new bytes, and for each operator the layer it belongs to (`None` where unknown).
@@ -128,6 +148,10 @@ def labelled(
         ]
         for operator in file.operators
     }
+    for operator in file.operators:
+        pairs = tags[operator.index]
+        if operator.kind == "LceBconv2d" and pairs and pairs[0][0] in signed:
+            tags[operator.index] = [(signed[pairs[0][0]], _PRODUCTS[0])]
     # The converter gives outputs names of its own.
     for name, (layer, operation) in outputs.items():
         producer = file.producer(file.signature_outputs[name])

@@ -6,6 +6,7 @@ from bnnkeras.converters.lowering import (  # noqa: F401  (register their rules)
     convolutions,
     normalization,
     operations,
+    points,
     pooling,
     quantized,
     standard,

@@ -4,8 +4,24 @@ import keras
 import numpy as np
 from keras import layers
 
+from bnnkeras import activations
 from bnnkeras.converters.errors import UnsupportedLayerError
 from bnnkeras.converters.lowering.registry import lowering_rule, operation_rule
+
+# Functions f with f(x) >= 0 just where x >= 0, in floating point too: a sign does not see them.
+_SIGN_KEEPING = {
+    keras.activations.hard_tanh,
+    activations.caffe_leaky_clip,
+    activations.hard_tanh,
+    activations.hardtanh,
+    activations.leaky_clip,
+    activations.leaky_tanh,
+}
+
+
+def is_sign_keeping(function) -> bool:
+    """Whether a sign is the same with and without this activation in front of it."""
+    return function in _SIGN_KEEPING
 
 
 @lowering_rule(layers.Activation)
@@ -87,7 +103,14 @@ def _softsign(builder, layer, x):
     return keras.ops.divide(x, keras.ops.add(magnitude, 1.0))
 
 
+def _clip(builder, layer, x):
+    # The same values; LCE knows this one as an activation that a convolution ends in.
+    return builder.activation(x, keras.activations.hard_tanh, layer.name)
+
+
 _REWRITTEN = {
+    activations.hard_tanh: _clip,
+    activations.hardtanh: _clip,
     keras.activations.gelu: _approximate_gelu,
     keras.activations.hard_sigmoid: _hard_sigmoid,
     keras.activations.softsign: _softsign,

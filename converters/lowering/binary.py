@@ -2,8 +2,11 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 
+from bnnkeras.converters.graph import producer
+from bnnkeras.converters.lowering.activations import is_sign_keeping
 from bnnkeras.converters.lowering.geometry import Axis
 
 
@@ -98,11 +101,37 @@ def _bordered(builder, x, convolution):
 
 
 def _signed(builder, x, convolution, kernel, padding):
-    x = builder.sign(x, convolution.name)
+    x = builder.sign(_without_activations(builder, x, convolution.name), convolution.name)
     strides = tuple(axis.stride for axis in convolution.axes)
     return builder.convolution(
         x, kernel, strides, padding, convolution.dilation_rate, convolution.name
     )
+
+
+def _without_activations(builder, x, name):
+    """x without what does not change its sign, so that LCE passes on or pools bits.
+
+    It is looked for behind what moves values or picks one of them.
+    """
+    source, inputs = producer(x)
+    if isinstance(source, keras.layers.Activation) and is_sign_keeping(source.activation):
+        return _without_activations(builder, inputs[0], name)
+    moves = (
+        keras.layers.Concatenate,
+        keras.layers.MaxPooling2D,
+        keras.layers.RepeatVector,
+        keras.layers.Reshape,
+    )
+    if not isinstance(source, moves):
+        return x
+    stripped = [_without_activations(builder, tensor, name) for tensor in inputs]
+    if all(one is other for one, other in zip(stripped, inputs, strict=True)):
+        return x
+    if isinstance(source, keras.layers.Concatenate):
+        return builder.concatenate(stripped, source.axis, name)
+    if isinstance(source, keras.layers.Reshape):
+        return builder.reshape(stripped[0], x.shape[1:], f"{name}_reshape")
+    return builder.again(source, stripped[0], name)
 
 
 def _border(convolution):

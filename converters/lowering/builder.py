@@ -259,6 +259,12 @@ class Builder:
             pool_size, name=self.name(f"{name}_pool"), dtype=self.dtype
         )(x)
 
+    def again(self, layer, x, name):
+        """A layer without weights of the deploy form, on another input."""
+        kind = type(layer).__name__.lower()
+        config = {**layer.get_config(), "name": self.name(f"{name}_{kind}"), "dtype": self.dtype}
+        return type(layer).from_config(config)(x)
+
     def _pooled_like(self, pool, x, name):
         config = {**pool.get_config(), "name": self.name(f"{name}_pool"), "dtype": self.dtype}
         return type(pool).from_config(config)(x)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from keras import layers
 
+from bnnkeras.converters.graph import producer
 from bnnkeras.converters.lowering.maps import check_layout
 from bnnkeras.converters.lowering.registry import lowering_rule
 from bnnkeras.converters.lowering.standard import keep
@@ -62,9 +63,22 @@ def aggregate(builder, layer, inputs):
             builder.mean(inputs, (axis,), layer.name), shape, f"{layer.name}_squeeze"
         )
         return shifted(builder, x, offset, layer.name)
-    x = shifted(builder, inputs, offset, layer.name)
+    if offset and _is_read_elsewhere(layer):
+        # A map of its own for each reader: LCE would fuse one of them into the convolution, for
+        # all. The sign still moves before the pool.
+        x = builder.offset(inputs, np.full(inputs.shape[-1], offset), layer.name)
+    else:
+        x = shifted(builder, inputs, offset, layer.name)
     x = _maximum(builder, x, (axis,), layer.name)
     return builder.reshape(x, shape, f"{layer.name}_squeeze")
+
+
+def _is_read_elsewhere(layer) -> bool:
+    """Whether an input of the layer has other readers."""
+    sources = (
+        producer(tensor)[0] for node in layer._inbound_nodes for tensor in node.input_tensors
+    )
+    return any(len(source._outbound_nodes) > 1 for source in sources)
 
 
 def shifted(builder, x, offset, name):
