@@ -1,7 +1,12 @@
 """Published binary networks, built with the conventions of `keras.applications`."""
 
-from bnnkeras.zoo import bcdnet, birealnet, lcrbnn
+from bnnkeras.zoo import bcdnet, bipointnet, birealnet, lcrbnn
 from bnnkeras.zoo.bcdnet import BCDNetA, BCDNetB
+from bnnkeras.zoo.bipointnet import (
+    BiPointNet,
+    BiPointNetPartSegmentation,
+    BiPointNetSemanticSegmentation,
+)
 from bnnkeras.zoo.birealnet import BiRealNet18, BiRealNet34, BiRealNet50, BiRealNet152
 from bnnkeras.zoo.birealnet import recipe as _birealnet_recipe  # noqa: F401  (registers them)
 from bnnkeras.zoo.lcrbnn import (
@@ -21,6 +26,9 @@ from bnnkeras.zoo.registry import get, list_models
 __all__ = [
     "BCDNetA",
     "BCDNetB",
+    "BiPointNet",
+    "BiPointNetPartSegmentation",
+    "BiPointNetSemanticSegmentation",
     "BiRealNet152",
     "BiRealNet18",
     "BiRealNet34",
@@ -34,6 +42,7 @@ __all__ = [
     "ResNet20",
     "ResNet34",
     "bcdnet",
+    "bipointnet",
     "birealnet",
     "get",
     "lcrbnn",

@@ -17,6 +17,13 @@ CONVENTIONS = {
     "weights": None,
     "classifier_activation": "softmax",
 }
+# Inputs and outputs, without the batch: ImageNet's and CIFAR-10's by the number of classes.
+IMAGES = {1000: ((224, 224, 3), (1000,)), 10: ((32, 32, 3), (10,))}
+CLOUDS = {
+    "bipointnet": ((1024, 3), (40,)),
+    "bipointnetpartsegmentation": ((4096, 6), (4096, 4)),
+    "bipointnetsemanticsegmentation": ((4096, 9), (4096, 13)),
+}
 
 
 def test_list_models():
@@ -52,15 +59,14 @@ def test_get_unknown_argument():
 def test_every_model_follows_the_conventions(name):
     function = registry._MODELS[name]
     parameters = inspect.signature(function).parameters
-    # The classes of ImageNet, or of CIFAR-10 for 32x32 images.
     classes = parameters["classes"].default
-    assert classes in (10, 1000)
+    family = function.__module__.rpartition(".bipointnet.")[1]
+    input_shape, outputs = CLOUDS[name] if family else IMAGES[classes]
     for argument, default in {**CONVENTIONS, "classes": classes}.items():
         assert parameters[argument].default == default
     assert parameters["name"].default == name
     assert getattr(zoo, function.__name__) is function and function.__name__ in zoo.__all__
     model = zoo.get(name)
     assert isinstance(model, keras.Model) and model.name == name
-    assert model.output_shape == (None, classes)
-    assert model.input_shape == ((None, 224, 224, 3) if classes == 1000 else (None, 32, 32, 3))
+    assert (model.input_shape, model.output_shape) == ((None, *input_shape), (None, *outputs))
     assert type(model) is keras.src.models.Functional

@@ -1,0 +1,15 @@
+"""BiPointNet (Qin et al., ICLR 2021)."""
+
+from bnnkeras.zoo.bipointnet import official
+from bnnkeras.zoo.bipointnet.model import (
+    BiPointNet,
+    BiPointNetPartSegmentation,
+    BiPointNetSemanticSegmentation,
+)
+
+__all__ = [
+    "BiPointNet",
+    "BiPointNetPartSegmentation",
+    "BiPointNetSemanticSegmentation",
+    "official",
+]

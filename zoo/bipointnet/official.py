@@ -1,0 +1,98 @@
+"""The official PyTorch names and layouts of the parameters of BiPointNet's networks."""
+
+import numpy as np
+
+from bnnkeras.converters.checkpoints import (
+    Layout,
+    NameMap,
+    Pointwise,
+    Rule,
+    batch_normalization,
+    register_name_map,
+    weight_and_bias,
+)
+
+
+class StartedScale(Layout):
+    """LSR's scale: the scalar `start + offset`, where 0.0 stands for a scale without a start.
+
+    The released code computes such a scale from the first batch it sees, even in inference; here
+    the first training call does.
+    """
+
+    def to_keras(self, array, *shapes):
+        return array, np.zeros_like(array), array != 0
+
+    def to_official(self, *arrays):
+        start, offset, started = arrays
+        return np.where(started, start + offset, np.zeros_like(start))
+
+    def note(self, array):
+        if np.any(array):
+            return None
+        return (
+            "is 0.0, which means that the scale is not initialised; the first training call on a "
+            "batch sets it, until then it is std(V) / std(sign(V)) of the kernel"
+        )
+
+
+def linear(official: str, layer: str) -> list[Rule]:
+    """The rules of a linear layer: weight, bias, and the scale of LSR."""
+    parts = ("start", "offset", "started")
+    scale = tuple(f"{layer}/binarizer/scale_{part}" for part in parts)
+    return [
+        *weight_and_bias(official, layer),
+        Rule(f"{official}.scale", scale, layout=StartedScale()),
+    ]
+
+
+def _tnet(official: str, layer: str) -> list[Rule]:
+    return [
+        *linear(f"{official}.conv{{i}}.lin", f"{layer}_conv{{i}}"),
+        *linear(f"{official}.fc{{i}}", f"{layer}_fc{{i}}"),
+        *batch_normalization(f"{official}.bn{{i}}", f"{layer}_bn{{i}}"),
+    ]
+
+
+# Biases of Bi-Real layers are parameters that nothing reads. IR-Net's k and t follow the epoch.
+_NEVER_READ = ("*.bias", "*.k", "*.t")
+
+CLASSIFICATION_NAMES = register_name_map(
+    NameMap(
+        "bipointnet",
+        [
+            *_tnet("feat.stn", "feat_stn"),
+            *_tnet("feat.fstn", "feat_fstn"),
+            *linear("feat.conv{i}.lin", "feat_conv{i}"),
+            *batch_normalization("feat.bn{i}", "feat_bn{i}"),
+            *linear("fc{i}", "fc{i}"),
+            # Of segmentation.
+            *linear("conv{i}.lin", "conv{i}"),
+            *(
+                rule
+                for i in (1, 2, 3, 4)
+                for rule in weight_and_bias(f"conv{i}", f"real_conv{i}", layout=Pointwise(1))
+            ),
+            *batch_normalization("bn{i}", "bn{i}"),
+        ],
+        # Batch normalizations are in the state dict of a network that does not run them; the
+        # others are of use only to a model with its top.
+        unused=[*_NEVER_READ, "bn*", "feat.bn?.*", "fc?.*", "conv?.*"],
+    )
+)
+
+PART_SEGMENTATION_NAMES = register_name_map(
+    NameMap(
+        "bipointnet_part_segmentation",
+        [
+            *_tnet("stn", "stn"),
+            *_tnet("fstn", "fstn"),
+            *linear("conv{i}.lin", "conv{i}"),
+            *batch_normalization("bn{i}", "bn{i}"),
+            *linear("convs{i}.lin", "convs{i}"),
+            *batch_normalization("bns{i}", "bns{i}"),
+        ],
+        # T-Nets are in the state dict of a network without them.
+        unused=[*_NEVER_READ, "stn.*", "fstn.*", "convs*", "bns*"],
+    )
+)
