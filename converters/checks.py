@@ -131,10 +131,14 @@ def _match(units: list[BinaryUnit], file) -> tuple[list[_Match], list[str]]:
                 f"operator {operator.index} is an LceBconv2d whose kernel is no layer's"
             )
             continue
-        # Small kernels may have the same bits: the fewest other differences decide, then the order
-        # of the layers and the longest epilogue.
+        # Small kernels may have the same bits, and a shared layer has them on maps of several
+        # sizes: the fewest other differences decide, then the size, the order of the layers and the
+        # longest epilogue.
         faults = [[*_mismatches(candidate, file)] for candidate in candidates]
-        best = min(range(len(candidates)), key=lambda number: len(faults[number]))
+        best = min(
+            range(len(candidates)),
+            key=lambda number: (len(faults[number]), _other_size(candidates[number], file)),
+        )
         match = candidates[best]
         left = [unit for unit in left if unit is not match.unit]
         matches.append(match)
@@ -196,6 +200,11 @@ def _mismatches(match, file):
 
 def _size(match, file):
     return file.tensors[match.operator.inputs[0]].shape[1:3]
+
+
+def _other_size(match, file) -> bool:
+    """Whether the operator reads a map of another size than the unit."""
+    return tuple(_size(match, file)) != tuple(match.unit.before_sign.shape[1:3])
 
 
 def _extents(unit):

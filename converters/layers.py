@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from bnnkeras.layers import AlignedResizing
 from bnnkeras.quantizers import reductions
 from bnnkeras.registration import deserialize, register, serialize
 
@@ -221,6 +222,24 @@ class ConstantPadding(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "padding": self.padding, "value": self.value}
+
+
+@register
+class BilinearResizing(AlignedResizing):
+    """`AlignedResizing` as one RESIZE_BILINEAR with aligned corners.
+
+    TensorFlow computes it in float32 only; in other dtypes and on other backends it is the product
+    with two matrices.
+    """
+
+    def call(self, inputs):
+        if keras.backend.backend() != "tensorflow" or self.compute_dtype != "float32":
+            return super().call(inputs)
+        import tensorflow
+
+        return tensorflow.raw_ops.ResizeBilinear(
+            images=inputs, size=(self.height, self.width), align_corners=True
+        )
 
 
 class _PartOfQuantizer(keras.layers.Layer):

@@ -1,7 +1,8 @@
 """Published binary networks, built with the conventions of `keras.applications`."""
 
-from bnnkeras.zoo import bcdnet, bipointnet, birealnet, lcrbnn
+from bnnkeras.zoo import bcdnet, bidense, bipointnet, birealnet, lcrbnn
 from bnnkeras.zoo.bcdnet import BCDNetA, BCDNetB
+from bnnkeras.zoo.bidense import BiDenseUperNet
 from bnnkeras.zoo.bipointnet import (
     BiPointNet,
     BiPointNetPartSegmentation,
@@ -26,6 +27,7 @@ from bnnkeras.zoo.registry import get, list_models
 __all__ = [
     "BCDNetA",
     "BCDNetB",
+    "BiDenseUperNet",
     "BiPointNet",
     "BiPointNetPartSegmentation",
     "BiPointNetSemanticSegmentation",
@@ -42,6 +44,7 @@ __all__ = [
     "ResNet20",
     "ResNet34",
     "bcdnet",
+    "bidense",
     "bipointnet",
     "birealnet",
     "get",

@@ -9,6 +9,7 @@ from bnnkeras.converters.lowering import (  # noqa: F401  (register their rules)
     points,
     pooling,
     quantized,
+    resizing,
     standard,
     sums,
 )

@@ -1,0 +1,71 @@
+"""What the tests of BiDense's networks share: official parameters, gradients and statistics."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def numpy(value) -> np.ndarray:
+    return ops.convert_to_numpy(value)
+
+
+def exact_gelu(x):
+    """x Phi(x). Keras's own on TensorFlow rounds sqrt(2) to float32, whatever the dtype of x."""
+    return 0.5 * x * (1 + ops.erf(x * ops.convert_to_tensor(0.5**0.5, dtype=x.dtype)))
+
+
+def with_exact_gelu(model):
+    """The model, its GELU as exact as the other layers."""
+    for layer in model.layers:
+        if getattr(layer, "activation", None) is keras.activations.gelu:
+            layer.activation = exact_gelu
+    return model
+
+
+def filled(fill, shapes, salt=""):
+    """The official parameters; a shared module stands three times in a state dict."""
+    state = fill.fill_state(shapes, salt=salt)
+    for name in state:
+        first = name.replace("smooth_conv.1.", "smooth_conv.0.")
+        state[name] = state[first.replace("smooth_conv.2.", "smooth_conv.0.")]
+    return state
+
+
+def official_gradients(result, names):
+    """Gradients by their official names, in their official layouts."""
+    return {
+        name: names.to_official(name, result.variables[names.variable(name).path])
+        for name in names
+        if names.variable(name).path in result.variables
+    }
+
+
+def official_statistics(model, names, before, inputs):
+    """The running statistics after one step from `before`, the variances PyTorch's."""
+    found = {}
+    for name in names:
+        if name.endswith((".running_mean", ".running_var")):
+            value = numpy(names.variable(name))
+            if name.endswith(".running_var"):
+                value = value + _unbiased(model, names.variable(name), before, inputs)
+            found[name] = names.to_official(name, value)
+    return found
+
+
+def _unbiased(model, variable, before, inputs):
+    """What PyTorch's running variance has more: 0.1 of each batch variance's n / (n - 1) - 1."""
+    (layer,) = (layer for layer in model.layers if any(w is variable for w in layer.weights))
+    count = len(keras.tree.flatten(inputs)[0])
+    sizes = [
+        count * int(np.prod(node.input_tensors[0].shape[1:-1])) for node in layer._inbound_nodes
+    ]
+    if len(sizes) == 1:
+        batch = (numpy(variable) - 0.9 * before[variable.path]) / 0.1
+        return 0.1 * batch / (sizes[0] - 1)
+    # A shared layer is called several times: the variances are those of its own inputs.
+    tapped = keras.Model(model.inputs, [node.input_tensors[0] for node in layer._inbound_nodes])
+    maps = [numpy(x) for x in tapped(inputs, training=True)]
+    total = 0.0
+    for x, size in zip(maps, sizes, strict=True):
+        total = 0.9 * total + 0.1 * x.var(axis=(0, 1, 2)) / (size - 1)
+    return total

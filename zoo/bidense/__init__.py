@@ -1,0 +1,6 @@
+"""BiDense: binary networks for segmentation and depth."""
+
+from bnnkeras.zoo.bidense.official import NAMES
+from bnnkeras.zoo.bidense.uppernet import BiDenseUperNet
+
+__all__ = ["NAMES", "BiDenseUperNet"]
