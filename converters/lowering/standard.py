@@ -1,5 +1,6 @@
 """Rules of the Keras layers that LCE runs as they are, or that do nothing outside training."""
 
+import keras
 from keras import layers
 
 from bnnkeras.converters.errors import UnsupportedLayerError
@@ -63,7 +64,21 @@ def keep(builder, layer, *args, **kwargs):
     return builder.copy(layer)(*args, **kwargs)
 
 
-@lowering_rule(layers.Dense, layers.EinsumDense)
+@lowering_rule(layers.Dense)
+def keep_dense(builder, layer, inputs):
+    """(p + c) W + b = p W + (c W + b): a constant in front joins the bias."""
+    x, constant = builder.carried(inputs)
+    if constant is None:
+        return kept(builder, layer, inputs)
+    check_activation(layer)
+    kernel = keras.ops.convert_to_numpy(layer.kernel).astype("float64")
+    bias = 0.0 if layer.bias is None else keras.ops.convert_to_numpy(layer.bias)
+    dense = layers.Dense(layer.units, name=builder.name(layer.name), dtype=builder.dtype)
+    y = builder.place(dense, x, [kernel, bias + constant @ kernel])
+    return activated(builder, layer, y)
+
+
+@lowering_rule(layers.EinsumDense)
 def keep_with_activation(builder, layer, inputs):
     return kept(builder, layer, inputs)
 

@@ -70,8 +70,10 @@ def average(builder, layer, inputs):
     )
     names = " and ".join(source.name for source in sources)
     builder.note(layer, f"{names} became one dense layer with the mean of their weights")
-    bias = np.broadcast_to(bias, kernel.shape[-1:])
-    return builder.place(dense, features[0][0], [kernel, bias])
+    x, constant = builder.carried(features[0][0])
+    # (p + c) W = p W + c W. TensorFlow Lite would do the same, and no longer be what was checked.
+    bias = bias + (0.0 if constant is None else constant @ kernel)
+    return builder.place(dense, x, [kernel, np.broadcast_to(bias, kernel.shape[-1:])])
 
 
 def _is_linear_dense(layer) -> bool:

@@ -54,8 +54,8 @@ def test_constants_are_folded(function):
     assert kinds["PReLU"] == 2 * blocks + mlp_layers
     assert kinds["Convolution"] == 22 + 1 and kinds["BatchNormalization"] == 0
     # Behind each convolution one, which LCE fuses; before each sign one. The last RPReLU's bias
-    # moves behind the pool, and a shift leaves the constant of its input as it is.
-    offsets, contexts = (2 * blocks + mlp_layers + 1, 2 * blocks if function is BCDNetB else 0)
+    # ends in the classifier, and shifts stand behind the offset.
+    offsets, contexts = (2 * blocks + mlp_layers, 2 * blocks if function is BCDNetB else 0)
     # The means of contexts, vectors, have the constants that their maps lack; the first map has
     # none.
     assert kinds["Affine"] == 23 + offsets + (contexts - 1 if contexts else 0)
