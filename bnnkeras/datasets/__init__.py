@@ -3,6 +3,7 @@
 from bnnkeras.datasets import images
 from bnnkeras.datasets.batches import Batches, random_shift
 from bnnkeras.datasets.digits import digits
+from bnnkeras.datasets.scenes import Scenes, scenes
 from bnnkeras.datasets.tfds import TFDSBatches
 
-__all__ = ["Batches", "TFDSBatches", "digits", "images", "random_shift"]
+__all__ = ["Batches", "Scenes", "TFDSBatches", "digits", "images", "random_shift", "scenes"]

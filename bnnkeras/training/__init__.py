@@ -1,6 +1,7 @@
 """What training a binary network needs around `model.fit`."""
 
 from bnnkeras.training import rates
+from bnnkeras.training.dense import PixelCrossentropy, ScaleInvariantLogLoss
 from bnnkeras.training.distillation import Distiller, SoftCrossEntropy
 from bnnkeras.training.lipschitz import LipschitzRetention
 from bnnkeras.training.losses import SmoothedCrossentropy
@@ -16,6 +17,8 @@ __all__ = [
     "CoupledSGD",
     "Distiller",
     "LipschitzRetention",
+    "PixelCrossentropy",
+    "ScaleInvariantLogLoss",
     "SmoothedCrossentropy",
     "SoftCrossEntropy",
     "fit_resumable",

@@ -1,0 +1,74 @@
+"""BiDense's networks as files of Larq Compute Engine."""
+
+import keras
+import numpy as np
+import pytest
+
+from bnnkeras import converters
+from bnnkeras.converters.deployment import deployment_of
+from bnnkeras.layers import QuantDepthwiseConv2D
+from bnnkeras.zoo import BiDenseUperNet
+
+pytest.importorskip("larq_compute_engine", reason="deployment needs the deploy extra")
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("conversion has one backend", allow_module_level=True)
+
+SMALL = {"size": "pocket", "classes": 12, "scale_axis": "layer"}
+
+
+def trained(model):
+    """The model with statistics, thresholds and scales as training leaves them."""
+    generator = np.random.default_rng(0)
+    for variable in model.weights:
+        kind = variable.path.rpartition("/")[2]
+        if kind in ("alpha", "k", "b", "moving_mean", "beta", "bias", "bias_before"):
+            variable.assign(generator.normal(0, 0.2, variable.shape))
+        elif kind == "moving_variance":
+            variable.assign(generator.uniform(0.005, 0.015, variable.shape))
+        elif kind == "gamma":
+            variable.assign(generator.uniform(0.5, 1.5, variable.shape))
+    return model
+
+
+def depthwise(model):
+    return {layer.name for layer in model.layers if isinstance(layer, QuantDepthwiseConv2D)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_every_dense_convolution_is_binary(task):
+    """Depthwise ones are float on purpose; the file is right, and its masks are Keras's."""
+    model = trained(BiDenseUperNet((32, 64, 3), task=task, **SMALL))
+    images = np.random.default_rng(1).normal(size=(4, 32, 64, 3)).astype("float32")
+    conversion = converters.convert(model, inputs=images)
+    verification = conversion.verification
+    assert verification.passed and verification.probe_max_difference == 0.0
+    # 5 blocks of two, 3 transitions, 5 of the pooling, 3 laterals, 3 smoothings, and 3 behind.
+    assert verification.binary_layers_total == 27 == len(verification.binary_layers_converted)
+    assert set(verification.float_reasons) == depthwise(model)
+    interpreter = converters.Interpreter(conversion.flatbuffer)
+    found, wanted = interpreter.predict(images), model.predict(images, verbose=0)
+    if task == "segmentation":
+        assert (found.argmax(-1) == wanted.argmax(-1)).mean() >= 0.995
+    else:
+        np.testing.assert_allclose(found, wanted, rtol=0.05)
+
+
+@pytest.mark.slow
+def test_the_deploy_form_is_the_network(float64):
+    model = trained(BiDenseUperNet((32, 64, 3), **SMALL))
+    images = np.random.default_rng(1).normal(size=(2, 32, 64, 3))
+    deployed = converters.deploy(model, "float64")
+    np.testing.assert_allclose(deployed(images), model(images), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_scales_per_channel_are_refused():
+    model = BiDenseUperNet((32, 32, 3), **{**SMALL, "scale_axis": "channel"})
+    reasons = deployment_of(model).float_reasons
+    dense = {name: reason for name, reason in reasons.items() if name not in depthwise(model)}
+    # The shared convolution is one name of three calls.
+    assert len(dense) == 25
+    assert all("differs within one sum of products" in reason for reason in dense.values())
+    with pytest.raises(converters.ConversionError, match="one scale per layer"):
+        converters.convert(model, verify=False)
