@@ -2,6 +2,7 @@
 
 from bnnkeras.zoo import bcdnet, bidense, bipointnet, birealnet, lcrbnn
 from bnnkeras.zoo.bcdnet import BCDNetA, BCDNetB
+from bnnkeras.zoo.bcdnet import recipe as _bcdnet_recipe  # noqa: F401  (registers them)
 from bnnkeras.zoo.bidense import BiDenseUperNet
 from bnnkeras.zoo.bipointnet import (
     BiPointNet,

@@ -20,9 +20,16 @@ def he_normal(mode: str = "fan_in"):
     return keras.initializers.VarianceScaling(2.0, mode=mode, distribution="untruncated_normal")
 
 
-def batch_normalization(name: str):
-    """PyTorch's defaults: epsilon 1e-5, and what Keras calls a momentum of 0.9."""
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)
+def batch_normalization(name: str, synchronized: bool = False):
+    """PyTorch's defaults: epsilon 1e-5, and what Keras calls a momentum of 0.9.
+
+    Args:
+        name: Name of the layer.
+        synchronized: Whether statistics are those of all replicas of a distribution strategy.
+    """
+    return layers.BatchNormalization(
+        momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name
+    )
 
 
 def image_input(input_shape, input_tensor, default_shape):

@@ -20,14 +20,24 @@ from bnnkeras.callbacks import EDESchedule
 from bnnkeras.datasets import Batches, TFDSBatches
 from bnnkeras.datasets.images import ImageTransforms
 from bnnkeras.files import replacing
-from bnnkeras.training import CoupledSGD, LipschitzRetention, SmoothedCrossentropy, fit_resumable
+from bnnkeras.training import (
+    CoupledSGD,
+    Distiller,
+    LipschitzRetention,
+    SmoothedCrossentropy,
+    fit_resumable,
+)
 from bnnkeras.zoo.birealnet.scales import bn_retraining
 from bnnkeras.zoo.registry import get
 
 # Splits of TensorFlow Datasets to train on and to evaluate on.
 _SPLITS = {"imagenet2012": ("train", "validation")}
 _OTHER_SPLITS = ("train", "test")
-_OPTIMIZERS = {"adam": keras.optimizers.Adam, "sgd": CoupledSGD}
+_OPTIMIZERS = {
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "sgd": CoupledSGD,
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class Optimizer:
     """An optimizer by name.
 
     Args:
-        name: `"adam"` (Keras's) or `"sgd"` (`bnnkeras.training.CoupledSGD`, PyTorch's).
+        name: `"adam"` or `"adamw"`, Keras's, or `"sgd"`, which is `bnnkeras.training.CoupledSGD`.
         arguments: Its arguments without the learning rate.
     """
 
@@ -62,6 +72,7 @@ class Stage:
         model_arguments: Of this stage's network, such as `{"activation": "relu"}`.
         bn_retraining: Whether kernels are replaced by their signs and only batch normalization and
             the classifier are trained.
+        train_transforms: Instead of the recipe's, or `None`.
     """
 
     name: str
@@ -71,6 +82,20 @@ class Stage:
     label_smoothing: float = 0.0
     model_arguments: dict[str, Any] = field(default_factory=dict)
     bn_retraining: bool = False
+    train_transforms: tuple | None = None
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A teacher for the logits: arguments of `bnnkeras.training.Distiller`.
+
+    Args:
+        teacher: What the recipe was made with, in words.
+        arguments: The distiller's, beside student and teacher.
+    """
+
+    teacher: str
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,6 +139,7 @@ class Recipe:
         model_arguments: Of every stage's network.
         error_decay: `(t_min, t_max)` of the `EDESchedule`, or `None`.
         retention: A `Retention`, or `None`.
+        distillation: A `Distillation`, or `None`.
         seed: Integer that weights, order and augmentation follow from.
         notes: Where the recipe is from, and what in it is not.
     """
@@ -128,6 +154,7 @@ class Recipe:
     model_arguments: dict[str, Any] = field(default_factory=dict)
     error_decay: tuple[float, float] | None = None
     retention: Retention | None = None
+    distillation: Distillation | None = None
     seed: int = 0
     notes: str = ""
 
@@ -209,7 +236,7 @@ class Recipe:
                 are images, which the recipe's transforms augment; others are the network's input.
             validation: Likewise. A name needs none: its evaluation split is used.
             teacher: For a recipe with `retention`: a trained model, or the path of the weights of
-                the teacher that it names.
+                the teacher that it names. With `distillation`: a trained model that returns logits.
             folder: Where the state is kept, so that the same call continues an interrupted
                 training; `None` keeps none.
             data_dir: Where data sets by name lie.
@@ -235,7 +262,7 @@ class Recipe:
         """
         keras.utils.set_random_seed(self.seed)
         source = {"data_dir": data_dir, "download": download}
-        train_batches = self._data(train, True, source)
+        train_batches = self._data(train, True, source, self.stages[0].train_transforms)
         if validation is None and isinstance(train, str):
             validation = train
         held_out = None if validation is None else self._data(validation, False, source)
@@ -249,6 +276,8 @@ class Recipe:
 
         model, history = None, {}
         for stage in self.stages:
+            if stage.train_transforms is not None:
+                train_batches = self._data(train, True, source, stage.train_transforms)
             place = None if folder is None else Path(folder) / stage.name
             model, history[stage.name] = self._fit_stage(
                 stage, model, arguments, teacher, train_batches, held_out, place, callbacks, verbose
@@ -271,8 +300,8 @@ class Recipe:
                 model.load_weights(finished)
                 return model, record["history"]
         trainer = model
-        if teacher is not None and self.retention is not None:
-            trainer = LipschitzRetention(model, teacher, **self.retention.arguments)
+        if teacher is not None:
+            trainer = self._trainer(model, teacher)
         trainer.compile(
             stage.optimizer.build(stage.rates.schedule(stage.epochs, len(train))),
             SmoothedCrossentropy(stage.label_smoothing),
@@ -304,14 +333,22 @@ class Recipe:
                 temporary.write_text(json.dumps(record))
         return model, history
 
+    def _trainer(self, model, teacher) -> keras.Model:
+        if self.distillation is not None:
+            return Distiller(model, teacher, **self.distillation.arguments)
+        if self.retention is not None:
+            return LipschitzRetention(model, teacher, **self.retention.arguments)
+        return model
+
     def _settings(self, stage) -> dict:
         """What decides the result of a stage, as JSON."""
         until = self.stages[: self.stages.index(stage) + 1]
         described = repr(dataclasses.replace(self, stages=until, notes=""))
         return {"recipe": described, "keras_backend": keras.backend.backend()}
 
-    def _data(self, data, training: bool, source: dict):
-        transforms = self.train_transforms if training else self.evaluation_transforms
+    def _data(self, data, training: bool, source: dict, transforms=None):
+        if transforms is None:
+            transforms = self.train_transforms if training else self.evaluation_transforms
         if isinstance(data, str):
             split = _SPLITS.get(data, _OTHER_SPLITS)[0 if training else 1]
             return TFDSBatches(
@@ -333,6 +370,15 @@ class Recipe:
         return Batches(x, y, self.batch_size, augment, self.seed)
 
     def _teacher(self, teacher, arguments) -> keras.Model | None:
+        if self.distillation is not None:
+            if isinstance(teacher, keras.Model):
+                return teacher
+            raise ValueError(
+                f"The recipe {self.name!r} learns from a teacher, {self.distillation.teacher}: "
+                "`teacher` must be a model that returns logits; without it train "
+                "dataclasses.replace(recipe, distillation=None). "
+                f"Received: teacher={teacher!r}"
+            )
         if self.retention is None or not self.retention.arguments.get("alpha", 1):
             return None
         if isinstance(teacher, keras.Model):

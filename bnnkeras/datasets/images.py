@@ -188,6 +188,76 @@ _COLOURS = np.array(
 
 
 @dataclass(frozen=True)
+class ColorJitter:
+    """Brightness, contrast, saturation and hue changed at random, in random order.
+
+    Each of the first three blends the image with black, with its mean grey, or with its own grey,
+    by a factor from 1 - amount to 1 + amount; the hue moves by up to `hue` of its circle.
+
+    Args:
+        brightness: Float. Defaults to 0.2.
+        contrast: Float. Defaults to 0.2.
+        saturation: Float. Defaults to 0.2.
+        hue: Float up to 0.5. Defaults to 0.1.
+
+    Example:
+        >>> import numpy as np
+        >>> from bnnkeras.datasets.images import ColorJitter
+        >>> grey = np.full((2, 2, 3), 100, "uint8")
+        >>> jittered = ColorJitter(0.0, 0.0, 0.2, 0.1)(grey, np.random.default_rng(0))
+        >>> bool((jittered == 100).all())
+        True
+
+    Reference:
+        torchvision.transforms.ColorJitter.
+    """
+
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+    hue: float = 0.1
+
+    def __call__(self, image, generator):
+        amounts = (self.brightness, self.contrast, self.saturation)
+        factors = [generator.uniform(1 - amount, 1 + amount) for amount in amounts]
+        turn = generator.uniform(-self.hue, self.hue)
+        changes = (
+            lambda x: factors[0] * x,
+            lambda x: _blend(x, np.round(_grey(x).mean()), factors[1]),
+            lambda x: _blend(x, _grey(x), factors[2]),
+            lambda x: _turned_hue(x, turn),
+        )
+        for index in generator.permutation(len(changes)):
+            image = np.clip(changes[index](np.asarray(image, "float32")), 0, 255).astype("uint8")
+        return image
+
+
+def _grey(image):
+    return np.floor(image @ np.float32([0.299, 0.587, 0.114]))[..., None]
+
+
+def _blend(image, other, factor):
+    return factor * image + (1 - factor) * other
+
+
+def _turned_hue(image, turn):
+    """The colours turned around the grey axis of the hexagonal cone HSV, by a share of a circle."""
+    largest, smallest = image.max(axis=-1), image.min(axis=-1)
+    chroma = largest - smallest
+    safe = np.where(chroma > 0, chroma, 1)
+    red, green, blue = np.moveaxis(image, -1, 0)
+    sixth = np.select(
+        [largest == red, largest == green],
+        [(green - blue) / safe % 6, (blue - red) / safe + 2],
+        (red - green) / safe + 4,
+    )
+    # A channel's distance from the full colour, in sixths of the circle around which it lies.
+    places = (sixth[..., None] + 6 * turn + np.float32([5, 3, 1])) % 6
+    fall = np.clip(np.minimum(places, 4 - places), 0, 1)
+    return np.round(largest[..., None] - chroma[..., None] * fall)
+
+
+@dataclass(frozen=True)
 class Normalize:
     """(image / 255 - mean) / deviation per channel, as float32.
 

@@ -150,3 +150,42 @@ def test_epochs_of_a_data_set_repeat_and_differ(prepared):
 def test_data_sets_that_are_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="'cifar10' is not prepared.*Received: data_dir="):
         datasets.TFDSBatches("cifar10", "train", 8, data_dir=str(tmp_path))
+
+
+def test_color_jitter_is_torchvisions():
+    """Against PIL's conversions, which torchvision uses for images."""
+    from PIL import Image, ImageEnhance
+
+    image = np.random.default_rng(0).integers(0, 256, (9, 7, 3)).astype("uint8")
+
+    class Fixed:
+        """A generator that draws what it is told to, and applies one change only."""
+
+        def __init__(self, change, value):
+            self.change, self.value, self.drawn = change, value, 0
+
+        def uniform(self, low, high):
+            self.drawn += 1
+            neutral = 0.0 if self.drawn == 4 else 1.0
+            return self.value if self.drawn - 1 == self.change else neutral
+
+        def permutation(self, count):
+            assert count == 4
+            return [self.change]
+
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for change, enhancer in enumerate(enhancers):
+        for factor in (0.8, 1.2):
+            wanted = np.asarray(enhancer(Image.fromarray(image)).enhance(factor), int)
+            found = images.ColorJitter()(image, Fixed(change, factor)).astype(int)
+            assert np.abs(found - wanted).max() <= 1
+    for turn in (-0.1, 0.05, 0.1):
+        pixels = np.array(Image.fromarray(image).convert("HSV"))
+        # PIL's hue has 256 steps, so its colours are coarser.
+        pixels[..., 0] += np.uint8(round(turn * 255) % 256)
+        wanted = np.asarray(Image.fromarray(pixels, "HSV").convert("RGB"), int)
+        found = images.ColorJitter()(image, Fixed(3, turn)).astype(int)
+        assert np.abs(found - wanted).max() <= 8
+    assert (images.ColorJitter()(image, np.random.default_rng(0)) != image).any()
+    unchanged = images.ColorJitter(0.0, 0.0, 0.0, 0.0)(image, np.random.default_rng(0))
+    assert np.abs(unchanged.astype(int) - image).max() <= 1

@@ -185,7 +185,7 @@ def official_statistics(model, before, reference, prefix, batch, image):
 
 def _stem(style):
     x = keras.Input((10, 12, 3))
-    return keras.Model(x, blocks.stem(x, 8)), "feature.0."
+    return keras.Model(x, blocks.stem(x, 8, style)), "feature.0."
 
 
 def _convolution(filters, strides):

@@ -23,6 +23,7 @@ class Style:
             embeddings: a tuple of `"3x3"` and `"1x1"`.
         context_ratio: By how much the context reduces the channels.
         context_activation: Of the context: a Keras activation or its name, or `None`.
+        synchronized: Whether batch normalization averages over all replicas.
         sign_of_zero: 1 or 0.
 
     Raises:
@@ -34,6 +35,7 @@ class Style:
     context_units: tuple[str, ...] = ()
     context_ratio: int = 4
     context_activation: str | None = None
+    synchronized: bool = False
     sign_of_zero: int = 1
 
     def __post_init__(self):
@@ -44,6 +46,9 @@ class Style:
                 f"`context_units` must be a tuple of {UNITS}. "
                 f"Received: context_units={self.context_units!r}"
             )
+
+    def normalization(self, name: str):
+        return builder.batch_normalization(name, self.synchronized)
 
     def threshold(self, unit: str, filters: int):
         """The quantizer of the inputs of one convolution of a convolution block."""
@@ -77,7 +82,7 @@ class Style:
         )(x)
 
 
-def stem(x, filters: int):
+def stem(x, filters: int, style: Style):
     """A real convolution with stride 2 and batch normalization, without an activation."""
     x = QuantConv2D(
         filters,
@@ -88,7 +93,7 @@ def stem(x, filters: int):
         kernel_initializer=builder.torch_initializer(),
         name="stem_conv",
     )(x)
-    return builder.batch_normalization("stem_bn")(x)
+    return style.normalization("stem_bn")(x)
 
 
 def convolution_block(x, filters: int, strides: int, style: Style, name: str):
@@ -121,7 +126,7 @@ def convolution_block(x, filters: int, strides: int, style: Style, name: str):
         shortcut = layers.AveragePooling2D(2, name=f"{name}_pool")(x)
     quantizer = style.threshold("3x3", channels)
     y = style.convolution(x, channels, 3, strides, f"{name}_conv1", quantizer)
-    y = builder.batch_normalization(f"{name}_bn1")(y)
+    y = style.normalization(f"{name}_bn1")(y)
     y = layers.Add(name=f"{name}_add1")([y, shortcut])
     h = RPReLU(name=f"{name}_rprelu1")(y)
 
@@ -132,7 +137,7 @@ def convolution_block(x, filters: int, strides: int, style: Style, name: str):
         shortcut = layers.Concatenate(name=f"{name}_concatenate")([h, h])
     quantizer = style.threshold("1x1", filters)
     y = style.convolution(h, filters, 1, 1, f"{name}_conv2{widening}", quantizer)
-    y = builder.batch_normalization(f"{name}_bn2{widening}")(y)
+    y = style.normalization(f"{name}_bn2{widening}")(y)
     y = layers.Add(name=f"{name}_add2")([y, shortcut])
     return RPReLU(name=f"{name}_rprelu2")(y)
 
@@ -159,7 +164,7 @@ def mlp_layer(x, style: Style, name: str, shifts: bool = True):
         short = style.convolution(short, filters, 1, 1, f"{name}_conv_short")
         long = style.convolution(long, filters, 1, 1, f"{name}_conv_long")
         y = layers.Add(name=f"{name}_sum")([y, short, long])
-    y = builder.batch_normalization(f"{name}_bn")(y)
+    y = style.normalization(f"{name}_bn")(y)
     y = layers.Add(name=f"{name}_add")([y, x])
     return RPReLU(name=f"{name}_rprelu")(y)
 

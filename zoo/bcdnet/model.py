@@ -55,7 +55,7 @@ def _is_count(value) -> bool:
 
 
 def _features(inputs, width, depths, mlp_blocks, style: Style):
-    x = stem(inputs, int(width * _STEM))
+    x = stem(inputs, int(width * _STEM), style)
     plan = [(_FIRST, 1)]
     for channels, depth in zip(_STAGES, depths, strict=True):
         plan += [(channels, 2), *[(channels, 1)] * depth]
@@ -127,6 +127,7 @@ def BCDNetA(
     depths=_DEPTHS,
     mlp_blocks=3,
     long_shift=3,
+    synchronized=False,
     sign_of_zero=1,
     name="bcdneta",
 ) -> keras.Model:
@@ -158,6 +159,8 @@ def BCDNetA(
         mlp_blocks: Number of MLP blocks of four layers each. Defaults to 3.
         long_shift: Distance of the long-range shift: 3 (default), as released, another integer, or
             `"half"` of the map as in the paper, which is 3 at 224x224.
+        synchronized: Whether batch normalization averages over all replicas of a distribution
+            strategy (TensorFlow), as the published training did. Defaults to `False`.
         sign_of_zero: 1 (default; the only value LCE can run) or 0 (PyTorch's sign).
         name: Name of the model.
 
@@ -196,6 +199,7 @@ def BCDNetB(
     context_units=UNITS,
     context_ratio=4,
     context_activation=None,
+    synchronized=False,
     sign_of_zero=1,
     name="bcdnetb",
 ) -> keras.Model:
@@ -228,6 +232,7 @@ def BCDNetB(
             `("3x3", "1x1")`, both of each block.
         context_ratio: Integer, by which W1 reduces the channels. Defaults to 4.
         context_activation: Behind W1. Defaults to `None`.
+        synchronized: Whether batch normalization averages over all replicas.
         sign_of_zero: 1 or 0.
         name: Name of the model.
 
