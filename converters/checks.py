@@ -56,7 +56,9 @@ def verify(arrays, *, model_path: str, kernels: list[str]):
     # A file with other inputs and outputs cannot be run as this model.
     if foreign:
         return result, {}
-    expected = dict(zip(output_names(deployed), _outputs(deployed, inputs), strict=True))
+    # Large maps take gigabytes: for the structure alone nothing is computed.
+    outputs = _outputs(deployed, inputs) if kernels else []
+    expected = dict(zip(output_names(deployed), outputs, strict=bool(kernels)))
     for kernel in kernels:
         try:
             result["kernels"][kernel] = {
