@@ -52,7 +52,8 @@ def test_recipes(name):
         recipe.fit((np.zeros((4, 32, 32, 3), "float32"), np.arange(4)))
 
 
-def test_both_steps(backend):
+@pytest.mark.slow
+def test_both_steps():
     """A recipe scaled down: the second step starts from the weights of the first."""
     generator = np.random.default_rng(0)
     x, y = generator.integers(0, 256, (8, 32, 32, 3)).astype("uint8"), np.arange(8) % 4
