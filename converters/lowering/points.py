@@ -13,7 +13,9 @@ def lower_transform(builder, layer, points, matrices):
     size = layer.size(matrices.shape)
     matrices = builder.shift(matrices, np.eye(size).reshape(-1), layer.name)
     matrices = builder.reshape(matrices, (size, size), f"{layer.name}_matrix")
+    # A layer, not the operation: its name marks the product in the file.
+    product = keras.layers.Dot((2, 1), name=builder.name(layer.name), dtype=builder.dtype)
     if size == points.shape[-1]:
-        return keras.ops.matmul(points, matrices)
-    moved = keras.ops.matmul(points[..., :size], matrices)
+        return product([points, matrices])
+    moved = product([points[..., :size], matrices])
     return builder.concatenate([moved, points[..., size:]], -1, layer.name)

@@ -63,12 +63,10 @@ def aggregate(builder, layer, inputs):
             builder.mean(inputs, (axis,), layer.name), shape, f"{layer.name}_squeeze"
         )
         return shifted(builder, x, offset, layer.name)
-    if offset and _is_read_elsewhere(layer):
-        # A map of its own for each reader: LCE would fuse one of them into the convolution, for
-        # all. The sign still moves before the pool.
-        x = builder.offset(inputs, np.full(inputs.shape[-1], offset), layer.name)
-    else:
-        x = shifted(builder, inputs, offset, layer.name)
+    # Where the map is read elsewhere too, it stays as it is: of two affine maps of one convolution
+    # LCE would fuse one, for both. The sign still moves before the pool.
+    merge = not _is_read_elsewhere(layer)
+    x = shifted(builder, inputs, offset, layer.name, merge=merge)
     x = _maximum(builder, x, (axis,), layer.name)
     return builder.reshape(x, shape, f"{layer.name}_squeeze")
 
@@ -81,9 +79,12 @@ def _is_read_elsewhere(layer) -> bool:
     return any(len(source._outbound_nodes) > 1 for source in sources)
 
 
-def shifted(builder, x, offset, name):
-    """x + one number."""
-    return builder.shift(x, np.full(x.shape[-1], offset), name) if offset else x
+def shifted(builder, x, offset, name, merge=True):
+    """x + one number, which joins what is before it unless `merge` is false."""
+    if not offset:
+        return x
+    shift = builder.shift if merge else builder.offset
+    return shift(x, np.full(x.shape[-1], offset), name)
 
 
 def _maximum(builder, x, axes, name):
