@@ -5,6 +5,7 @@ from bnnkeras.zoo.bcdnet import BCDNetA, BCDNetB
 from bnnkeras.zoo.bcdnet import recipe as _bcdnet_recipe  # noqa: F401  (registers them)
 from bnnkeras.zoo.bidense import BiDenseUperNet
 from bnnkeras.zoo.bipointnet import (
+    BiDGCNN,
     BiPointNet,
     BiPointNetPartSegmentation,
     BiPointNetSemanticSegmentation,
@@ -29,6 +30,7 @@ __all__ = [
     "BCDNetA",
     "BCDNetB",
     "BiDenseUperNet",
+    "BiDGCNN",
     "BiPointNet",
     "BiPointNetPartSegmentation",
     "BiPointNetSemanticSegmentation",

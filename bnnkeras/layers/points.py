@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from bnnkeras.registration import register
@@ -133,3 +134,178 @@ class PointTransform(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "weight": self.weight, "penalty": self.penalty}
+
+
+# --- Neighbours ------------------------------------------------------------------------------
+
+
+def sampled_count(points: int, ratio: float) -> int:
+    """ceil(points * ratio), computed in float32 as the released code does."""
+    return math.ceil(float(np.float32(points) * np.float32(ratio)))
+
+
+def farthest_points(positions, count: int):
+    """Indices of points that are far from each other: the first one, then always the farthest.
+
+    Args:
+        positions: `(batch, points, 3)`.
+        count: How many, at most `points`.
+
+    Returns:
+        `(batch, count)`, int32, in the order of the selection; of equally far points the first.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> from bnnkeras.layers.points import farthest_points
+        >>> line = np.array([[[0.0, 0, 0], [1.0, 0, 0], [3.0, 0, 0], [2.0, 0, 0]]], "float32")
+        >>> keras.ops.convert_to_numpy(farthest_points(line, 3)).tolist()
+        [[0, 2, 1]]
+
+    Reference:
+        Qi et al., PointNet++ (NIPS 2017), section 3.2.
+    """
+    positions = ops.stop_gradient(ops.convert_to_tensor(positions))
+    places = ops.arange(count, dtype="int32")
+
+    def step(number, state):
+        distances, chosen = state
+        last = ops.max(ops.where(places == number - 1, chosen, -1), axis=1)
+        here = gathered(positions, last[:, None])  # (B, 1, 3)
+        to_last = ops.sum(ops.square(positions - here), axis=-1)
+        distances = ops.minimum(distances, to_last)
+        farthest = ops.cast(ops.argmax(distances, axis=1), "int32")
+        return distances, ops.where(places == number, farthest[:, None], chosen)
+
+    # Derived from the positions, so that the batch size may be unknown.
+    distances = ops.full_like(positions[..., 0], math.inf)
+    chosen = ops.zeros_like(positions[:, :1, 0], dtype="int32") + ops.zeros_like(places)
+    return ops.fori_loop(1, count, step, (distances, chosen))[1]
+
+
+def neighbours_within(positions, centres, radius: float, limit: int):
+    """Indices of the points nearer to each centre than a radius, the first ones by index.
+
+    Args:
+        positions: `(batch, points, 3)`.
+        centres: `(batch, centres, 3)`.
+        radius: Positive float; points at just this distance do not count.
+        limit: How many to return; -1 where there are fewer.
+
+    Returns:
+        `(batch, centres, limit)`, int32.
+
+    Reference:
+        Qi et al., PointNet++ (NIPS 2017), section 3.2 ("ball query").
+    """
+    points = positions.shape[1]
+    inside = _squared_distances(centres, positions) < radius * radius
+    indices = ops.sort(ops.where(inside, ops.arange(points, dtype="int32"), points), axis=-1)
+    indices = ops.where(indices < points, indices, -1)[..., :limit]
+    if limit <= points:
+        return indices
+    return ops.pad(indices, ((0, 0), (0, 0), (0, limit - points)), constant_values=-1)
+
+
+def nearest_neighbours(features, count: int):
+    """Indices of the nearest points of each point, itself first; of equally near ones the first.
+
+    Args:
+        features: `(batch, points, channels)`.
+        count: How many, at most `points`.
+
+    Returns:
+        `(batch, points, count)`, int32.
+    """
+    distances = _squared_distances(features, features)
+    if keras.backend.backend() == "torch":
+        # Its top_k has no order among equals.
+        return ops.cast(ops.argsort(distances, axis=-1)[..., :count], "int32")
+    return ops.cast(ops.top_k(ops.negative(distances), count)[1], "int32")
+
+
+def _squared_distances(a, b):
+    """`(batch, rows of a, rows of b)`; summed channel by channel, so that equal points have 0."""
+    a, b = (ops.stop_gradient(ops.convert_to_tensor(x)) for x in (a, b))
+    if a.shape[-1] <= 4:
+        terms = [ops.square(a[:, :, None, c] - b[:, None, :, c]) for c in range(a.shape[-1])]
+        return sum(terms[1:], terms[0])
+    products = ops.matmul(a, ops.transpose(b, (0, 2, 1)))
+    squares = [ops.sum(ops.square(x), axis=-1) for x in (a, b)]
+    distances = squares[0][:, :, None] + squares[1][:, None, :] - 2 * products
+    return ops.maximum(distances, 0)
+
+
+def gathered(x, indices):
+    """Rows of x by index within each cloud.
+
+    Args:
+        x: `(batch, points, channels)`.
+        indices: `(batch, ...)`, 0 to points - 1.
+
+    Returns:
+        `(batch, ..., channels)`.
+    """
+    batch, points = ops.shape(x)[0], x.shape[1]
+    shape = (-1, *indices.shape[1:])
+    starts = points * ops.arange(batch, dtype="int32")
+    starts = ops.reshape(starts, (-1, *[1] * (len(indices.shape) - 1)))
+    rows = ops.take(ops.reshape(x, (-1, x.shape[-1])), ops.reshape(indices + starts, (-1,)), axis=0)
+    return ops.reshape(rows, (*shape, x.shape[-1]))
+
+
+@register
+class EdgeFeatures(keras.layers.Layer):
+    """[x_i, x_j - x_i] for each point i and its nearest neighbours j, itself among them.
+
+    The neighbours are those in the space of the features; their choice takes no gradient.
+
+    Args:
+        neighbours: Positive integer k.
+        **kwargs: As `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: `(batch, points, channels)`, of at least k points.
+
+    Returns:
+        `(batch, points, k, 2 * channels)`.
+
+    Raises:
+        ValueError: If there are fewer points than neighbours.
+
+    Example:
+        >>> import numpy as np
+        >>> from bnnkeras.layers.points import EdgeFeatures
+        >>> tuple(EdgeFeatures(4)(np.ones((2, 10, 3), "float32")).shape)
+        (2, 10, 4, 6)
+
+    Reference:
+        Wang et al., Dynamic Graph CNN for Learning on Point Clouds (2019), section 3.
+    """
+
+    def __init__(self, neighbours, **kwargs):
+        super().__init__(**kwargs)
+        if isinstance(neighbours, bool) or not isinstance(neighbours, int) or neighbours < 1:
+            raise ValueError(
+                f"`neighbours` must be a positive integer. Received: neighbours={neighbours!r}"
+            )
+        self.neighbours = neighbours
+
+    def build(self, input_shape):
+        if input_shape[1] is None or input_shape[1] < self.neighbours:
+            raise ValueError(
+                f"There must be at least {self.neighbours} points, a fixed number. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+
+    def call(self, inputs):
+        others = gathered(inputs, nearest_neighbours(inputs, self.neighbours))
+        centres = inputs[:, :, None] + ops.zeros_like(others)
+        return ops.concatenate([centres, others - inputs[:, :, None]], axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        batch, points, channels = input_shape
+        return (batch, points, self.neighbours, 2 * channels)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "neighbours": self.neighbours}

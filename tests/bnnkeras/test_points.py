@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from bnnkeras.layers import points
 from bnnkeras.layers.points import PointTransform, orthogonality
 
 
@@ -53,9 +54,9 @@ def test_transform(size, channels, numerics):
 
 
 def test_transform_in_a_model(tmp_path):
-    points, matrices = keras.Input((8, 6)), keras.Input((9,))
+    cloud, matrices = keras.Input((8, 6)), keras.Input((9,))
     layer = PointTransform(0.5, "orthogonal")
-    model = keras.Model([points, matrices], layer(points, matrices))
+    model = keras.Model([cloud, matrices], layer(cloud, matrices))
     assert model.output_shape == (None, 8, 6)
     x, m = np.ones((2, 8, 6), "float32"), np.ones((2, 9), "float32")
     expected = numpy(model([x, m]))
@@ -85,3 +86,66 @@ def test_transform_in_a_model(tmp_path):
 def test_bad_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# --- Neighbours ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cloud(float64, fill):
+    return fill.fill_input("neighbours", (2, 64, 3), -0.4, 0.4)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.25, 0.375, 0.334])
+def test_official_farthest_points(ratio, cloud, goldens):
+    count = points.sampled_count(64, ratio)
+    found = numpy(points.farthest_points(cloud, count))
+    np.testing.assert_array_equal(found, goldens("bipointnet", "neighbours")[f"fps/{ratio}"])
+    assert points.sampled_count(384, 0.334) == 129
+
+
+@pytest.mark.parametrize("radius, limit", [(0.2, 64), (0.4, 64), (0.4, 8)])
+def test_official_neighbours_within(radius, limit, cloud, goldens):
+    golden = goldens("bipointnet", "neighbours")
+    centres = np.take_along_axis(cloud, golden["fps/0.5"][..., None].astype(int), axis=1)
+    found = numpy(points.neighbours_within(cloud, centres, radius, limit))
+    np.testing.assert_array_equal(found, golden[f"radius/{radius}/{limit}"])
+    more = numpy(points.neighbours_within(cloud, centres, radius, 70))
+    assert more.shape == (2, 32, 70) and (more[..., 64:] == -1).all()
+
+
+@pytest.mark.parametrize("count", [5, 20])
+def test_official_nearest_neighbours(count, cloud, goldens):
+    found = numpy(points.nearest_neighbours(cloud, count))
+    np.testing.assert_array_equal(found, goldens("bipointnet", "neighbours")[f"knn/{count}"])
+
+
+def test_equally_near_points_come_in_order():
+    grid = np.stack(np.meshgrid(*[np.arange(3.0)] * 3), axis=-1).reshape(1, 27, 3)
+    for features in (grid, np.concatenate([grid, grid], axis=-1)):
+        found = numpy(points.nearest_neighbours(features.astype("float32"), 27))[0]
+        distances = ((features[0][:, None] - features[0][None]) ** 2).sum(axis=-1)
+        np.testing.assert_array_equal(found, np.argsort(distances, axis=1, kind="stable"))
+
+
+def test_edge_features(numerics):
+    x = np.random.default_rng(0).normal(size=(2, 9, 4)).astype("float32")
+    layer = points.EdgeFeatures(3)
+    indices = numpy(points.nearest_neighbours(x, 3))
+    others = np.stack([one[index] for one, index in zip(x, indices, strict=True)])
+    centres = np.repeat(x[:, :, None], 3, axis=2)
+    upstream = np.random.default_rng(1).normal(size=(2, 9, 3, 8)).astype("float32")
+    result = numerics.gradients(layer, [x], upstream)
+    expected = np.concatenate([centres, others - centres], axis=-1)
+    np.testing.assert_allclose(result.value, expected, rtol=1e-6)
+    gradient = (upstream[..., :4] - upstream[..., 4:]).sum(axis=2)
+    for cloud, chosen, values in zip(gradient, indices, upstream[..., 4:], strict=True):
+        np.add.at(cloud, chosen, values)
+    np.testing.assert_allclose(result.inputs[0], gradient, rtol=1e-4, atol=1e-5)
+    inputs = keras.Input((9, 4))
+    model = keras.Model(inputs, layer(inputs))
+    assert model.output_shape == (None, 9, 3, 8)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), result.value)
+    assert points.EdgeFeatures.from_config(layer.get_config()).neighbours == 3
+    with pytest.raises(ValueError, match="`neighbours` must be a positive integer. Received: "):
+        points.EdgeFeatures(0)

@@ -1,6 +1,7 @@
 """BiPointNet (Qin et al., ICLR 2021)."""
 
 from bnnkeras.zoo.bipointnet import official
+from bnnkeras.zoo.bipointnet.dgcnn import BiDGCNN
 from bnnkeras.zoo.bipointnet.model import (
     BiPointNet,
     BiPointNetPartSegmentation,
@@ -8,6 +9,7 @@ from bnnkeras.zoo.bipointnet.model import (
 )
 
 __all__ = [
+    "BiDGCNN",
     "BiPointNet",
     "BiPointNetPartSegmentation",
     "BiPointNetSemanticSegmentation",

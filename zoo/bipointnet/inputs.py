@@ -3,6 +3,9 @@
 import numbers
 
 import keras
+from keras import layers
+
+from bnnkeras.zoo import builder
 
 
 def points_input(input_shape, input_tensor, default_shape, fewest_channels: int = 3):
@@ -48,3 +51,12 @@ def _check(shape, fewest_channels, received):
             f"converters need, and at least {fewest_channels} channels, x, y and z first. "
             f"Received: input_shape={received}"
         )
+
+
+def finish_without_top(inputs, x, pooling, name, weights):
+    """The model that ends in the features of the points, or in their mean or maximum."""
+    if pooling == "avg":
+        x = layers.GlobalAveragePooling1D(name="features_pool")(x)
+    elif pooling == "max":
+        x = layers.GlobalMaxPooling1D(name="features_pool")(x)
+    return builder.finish(inputs, x, name, weights)

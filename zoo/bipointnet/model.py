@@ -14,18 +14,10 @@ from keras import layers
 
 from bnnkeras.zoo import builder
 from bnnkeras.zoo.bipointnet.blocks import ENCODED, Style, encoder, transformed, unit
-from bnnkeras.zoo.bipointnet.inputs import points_input
+from bnnkeras.zoo.bipointnet.inputs import finish_without_top, points_input
 from bnnkeras.zoo.registry import register_model
 
 _REAL_DROPOUT = 0.4
-
-
-def _finish_without_top(inputs, x, pooling, name, weights):
-    if pooling == "avg":
-        x = layers.GlobalAveragePooling1D(name="pool")(x)
-    elif pooling == "max":
-        x = layers.GlobalMaxPooling1D(name="pool")(x)
-    return builder.finish(inputs, x, name, weights)
 
 
 @register_model
@@ -118,7 +110,7 @@ def BiPointNet(
     inputs = points_input(input_shape, input_tensor, (1024, 3))
     _, features, x = encoder(inputs, style, transforms, orthogonality)
     if not include_top:
-        return _finish_without_top(inputs, features, pooling, name, weights)
+        return finish_without_top(inputs, features, pooling, name, weights)
     x = unit(x, 512, style, "fc1", "bn1")
     x = style.linear(x, 256, "fc2")
     rate = (_REAL_DROPOUT if style.is_real else 0.0) if dropout is None else dropout
@@ -210,7 +202,7 @@ def BiPointNetSemanticSegmentation(
     repeated = layers.RepeatVector(inputs.shape[1], name="feat_repeat")(pooled)
     x = layers.Concatenate(name="feat_concatenate")([repeated, local])
     if not include_top:
-        return _finish_without_top(inputs, x, pooling, name, weights)
+        return finish_without_top(inputs, x, pooling, name, weights)
     # Other names: the official ones of the real network have another form.
     kind = "real_conv" if style.is_real else "conv"
     for index, units in enumerate((512, 256, 128), start=1):
@@ -315,7 +307,7 @@ def BiPointNetPartSegmentation(
         outputs.insert(0, layers.RepeatVector(inputs.shape[1], name="repeat")(pooled))
     x = layers.Concatenate(name="concatenate")(outputs)
     if not include_top:
-        return _finish_without_top(inputs, x, pooling, name, weights)
+        return finish_without_top(inputs, x, pooling, name, weights)
     for index, units in enumerate((256, 256, 128), start=1):
         x = unit(x, units, style, f"convs{index}", f"bns{index}")
     x = style.linear(x, classes, "convs4", classifier_activation, real=not bi_last)

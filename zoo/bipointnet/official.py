@@ -96,3 +96,29 @@ PART_SEGMENTATION_NAMES = register_name_map(
         unused=[*_NEVER_READ, "stn.*", "fstn.*", "convs*", "bns*"],
     )
 )
+
+
+def _mlp(official: str, layer: str) -> list[Rule]:
+    """Linear layer and batch normalization; the activation between them is number 1."""
+    return [
+        *linear(f"{official}.0", layer),
+        *batch_normalization(f"{official}.2", f"{layer}_bn"),
+    ]
+
+
+DGCNN_NAMES = register_name_map(
+    NameMap(
+        "bidgcnn",
+        [
+            *weight_and_bias("conv1.nn.0", "conv1_linear"),
+            *_mlp("conv1.nn.1.{i}", "conv1_mlp{i}"),
+            *_mlp("conv1.nn.{i}", "conv1_real{i}"),
+            *_mlp("conv2.nn.{i}", "conv2_mlp{i}"),
+            *_mlp("lin1.{i}", "lin1_mlp{i}"),
+            *_mlp("mlp.{i}.0", "mlp{i}"),
+            *weight_and_bias("mlp.2", "mlp_classifier"),
+            *weight_and_bias("mlp.4", "mlp_real_classifier"),
+        ],
+        unused=[*_NEVER_READ, "mlp.*"],
+    )
+)
