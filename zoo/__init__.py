@@ -3,7 +3,7 @@
 from bnnkeras.zoo import bcdnet, bidense, bipointnet, birealnet, lcrbnn
 from bnnkeras.zoo.bcdnet import BCDNetA, BCDNetB
 from bnnkeras.zoo.bcdnet import recipe as _bcdnet_recipe  # noqa: F401  (registers them)
-from bnnkeras.zoo.bidense import BiDenseUperNet
+from bnnkeras.zoo.bidense import BiDenseDPT, BiDenseUperNet
 from bnnkeras.zoo.bipointnet import (
     BiDGCNN,
     BiPointNet,
@@ -29,6 +29,7 @@ from bnnkeras.zoo.registry import get, list_models
 __all__ = [
     "BCDNetA",
     "BCDNetB",
+    "BiDenseDPT",
     "BiDenseUperNet",
     "BiDGCNN",
     "BiPointNet",

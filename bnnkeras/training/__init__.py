@@ -5,6 +5,7 @@ from bnnkeras.training.dense import PixelCrossentropy, ScaleInvariantLogLoss
 from bnnkeras.training.distillation import Distiller, SoftCrossEntropy
 from bnnkeras.training.lipschitz import LipschitzRetention
 from bnnkeras.training.losses import SmoothedCrossentropy
+from bnnkeras.training.onecycle import OneCycleAdamW
 from bnnkeras.training.resume import fit_resumable
 from bnnkeras.training.retention import (
     lipschitz_retention_loss,
@@ -17,6 +18,7 @@ __all__ = [
     "CoupledSGD",
     "Distiller",
     "LipschitzRetention",
+    "OneCycleAdamW",
     "PixelCrossentropy",
     "ScaleInvariantLogLoss",
     "SmoothedCrossentropy",

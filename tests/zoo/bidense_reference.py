@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from bnnkeras.converters import load_official
+
 
 def numpy(value) -> np.ndarray:
     return ops.convert_to_numpy(value)
@@ -29,6 +31,14 @@ def filled(fill, shapes, salt=""):
         first = name.replace("smooth_conv.1.", "smooth_conv.0.")
         state[name] = state[first.replace("smooth_conv.2.", "smooth_conv.0.")]
     return state
+
+
+def load(model, state, name_map, prefix=""):
+    """Loads an official state dict of the model, all of which must be there."""
+    state = {prefix + name: value for name, value in state.items()}
+    report = load_official(model, state, name_map=name_map)
+    assert report.loaded and not report.kept
+    return report
 
 
 def official_gradients(result, names):
@@ -69,3 +79,15 @@ def _unbiased(model, variable, before, inputs):
     for x, size in zip(maps, sizes, strict=True):
         total = 0.9 * total + 0.1 * x.var(axis=(0, 1, 2)) / (size - 1)
     return total
+
+
+class Single(keras.layers.Layer):
+    """A model of several inputs as a layer of several arguments."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.built = True
+
+    def call(self, *inputs, training=None):
+        return self.model(list(inputs), training=training)

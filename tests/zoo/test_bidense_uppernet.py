@@ -101,7 +101,7 @@ def test_official_block(case, mode, float64, goldens, fill, numerics, reference,
         x = fill.fill_input(f"x{index or ''}:{case}", (batch, channels, height, width), -2, 2)
         inputs.append(reference.nhwc(x))
     upstream = reference.nhwc(fill.fill_input(f"upstream:{case}", golden[f"{key}/out"].shape))
-    single = _Single(model) if len(inputs) > 1 else model
+    single = bidense.Single(model) if len(inputs) > 1 else model
     result = numerics.gradients(single, inputs, upstream, training=mode == "train")
     numerics.assert_close(reference.nchw(result.value), golden[f"{key}/out"], label="out")
     found = {
@@ -123,18 +123,6 @@ def test_official_block(case, mode, float64, goldens, fill, numerics, reference,
             np.testing.assert_allclose(value, expected, rtol=0, atol=1e-9, err_msg=name)
         else:
             numerics.assert_close(value, expected, label=name)
-
-
-class _Single(keras.layers.Layer):
-    """A model of several inputs as a layer of several arguments."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-        self.built = True
-
-    def call(self, *inputs, training=None):
-        return self.model(list(inputs), training=training)
 
 
 # --- The official networks --------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """BiDense: binary networks for segmentation and depth."""
 
+from bnnkeras.zoo.bidense.dpt import BiDenseDPT
 from bnnkeras.zoo.bidense.official import NAMES
 from bnnkeras.zoo.bidense.uppernet import BiDenseUperNet
 
-__all__ = ["NAMES", "BiDenseUperNet"]
+__all__ = ["NAMES", "BiDenseDPT", "BiDenseUperNet"]

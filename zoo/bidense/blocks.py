@@ -94,7 +94,7 @@ class Binary:
             filters,
             size,
             strides=strides,
-            padding="symmetric" if strides == 1 else "valid",
+            padding="symmetric",
             use_bias=use_bias,
             input_quantizer=self.binarizer(),
             kernel_quantizer=self.kernel_sign(),

@@ -1,7 +1,10 @@
 """The official PyTorch names and layouts of BiDense's parameters, one map per form of a network."""
 
+import numpy as np
+
 from bnnkeras.converters.checkpoints import (
     Depthwise,
+    Layout,
     NameMap,
     Pointwise,
     Rule,
@@ -168,7 +171,73 @@ _PRETRAINED = [
     *_shared("FPN.smooth_conv.0", "fpn_smooth_conv", _SMOOTH),
 ]
 
+
+class _StartedScales(Layout):
+    """BiViT's scales (O, 1): the sum of a start and a trained offset; all 0 means: not started."""
+
+    def official_shape(self, *shapes):
+        return (shapes[0][0], 1)
+
+    def to_keras(self, array, *shapes):
+        values = array.reshape(shapes[1])
+        return np.zeros_like(values), values, np.any(values != 0)
+
+    def to_official(self, *arrays):
+        return sum(arrays[:2]).reshape(-1, 1)
+
+
+def _linear(official: str, layer: str, scaled: bool = False):
+    rules = weight_and_bias(official, layer)
+    if scaled:
+        parts = tuple(f"{layer}/sign/scale_{part}" for part in ("offset", "start", "started"))
+        rules.append(Rule(f"{official}.scaling_factor", parts, layout=_StartedScales()))
+    return rules
+
+
+_VIT = "backbone.blocks.{b}"
+_TRANSFORMER = [
+    Rule("backbone.cls_token", "tokens/cls_token", layout=Layout()),
+    Rule("backbone.pos_embed", "tokens/pos_embed", layout=Layout()),
+    *weight_and_bias("backbone.patch_embed.proj", "patch_embed"),
+    *_layer_normalization(f"{_VIT}.norm1", "block{b}_norm1"),
+    *_layer_normalization(f"{_VIT}.norm2", "block{b}_norm2"),
+    *_linear(f"{_VIT}.attn.qkv", "block{b}_qkv", scaled=True),
+    *_linear(f"{_VIT}.attn.proj", "block{b}_proj", scaled=True),
+    *_linear(f"{_VIT}.mlp.fc1", "block{b}_fc1"),
+    *_linear(f"{_VIT}.mlp.fc2", "block{b}_fc2"),
+    Rule(f"{_VIT}.ls1.gamma", "block{b}_ls1/gamma"),
+    Rule(f"{_VIT}.ls2.gamma", "block{b}_ls2/gamma"),
+    *_layer_normalization("backbone.norm", "norm"),
+]
+_RCU = "scratch.refinenet{r}.resConfUnit{u}"
+_DPT = [
+    *_TRANSFORMER,
+    *_unit("projects.{i}", "project{i}"),
+    # Only that of the map that shrinks is an ordinary convolution.
+    *_unit("resize_layers.3.conv", "resize3"),
+    *_unit("resize_layers.{i}.conv", "resize{i}", convolution="conv_transpose"),
+    *_unit("scratch.layer{i}_rn", "layer{i}_rn"),
+    *_unit(f"{_RCU}.conv{{n}}", "refine{r}_rcu{u}_unit{n}"),
+    _move(f"{_RCU}.move{{n}}", "refine{r}_rcu{u}_move{n}"),
+    _slope(f"{_RCU}.prelu{{n}}", "refine{r}_rcu{u}_prelu{n}"),
+    *_unit("scratch.output_conv1", "neck"),
+    *_unit("scratch.output_conv2.0", "head"),
+    *weight_and_bias("scratch.output_conv2.2", "prediction"),
+]
+
 NAMES = {
+    "dpt": register_name_map(
+        NameMap(
+            "bidense_dpt",
+            _DPT,
+            # The coarsest map has nothing to join.
+            unused=[
+                "backbone.mask_token",
+                "scratch.refinenet4.resConfUnit1.*",
+                "criterion.weight",
+            ],
+        )
+    ),
     "binary": register_name_map(NameMap("bidense_upernet", _BINARY, unused=_UNUSED)),
     "scratch": register_name_map(NameMap("bidense_upernet_scratch", _SCRATCH, unused=_UNUSED)),
     # Batch normalization lies between convolution and prediction in segmentation only.

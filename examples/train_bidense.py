@@ -1,0 +1,120 @@
+"""BiDense's UperNet on scenes of scanned digits: masks or depth, binary or of full precision.
+
+    python examples/train_bidense.py [--task depth] [--precision scratch] [--epochs 30]
+
+The scenes are made on the spot, without a download. Behind the training stand the metrics on scenes
+of digits that the network has not seen, and a picture of some of them: the input, what is true, and
+what the network says.
+"""
+
+import argparse
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from bnnkeras.datasets import Batches, scenes
+from bnnkeras.dense_metrics import DepthDelta, MeanIoU, PixelAccuracy, depth_metrics
+from bnnkeras.training import OneCycleAdamW, PixelCrossentropy, ScaleInvariantLogLoss
+from bnnkeras.zoo import BiDenseUperNet
+
+# The background, ten digits, and the class to ignore.
+CLASSES = 12
+MAX_DEPTH = 10.0
+
+
+def targets(batch, task: str) -> np.ndarray:
+    """What the network learns of some scenes."""
+    return batch.masks if task == "segmentation" else batch.depths
+
+
+def train(task, precision, epochs, count, size, batch_size, rate, classify_at):
+    """A trained network, and the scenes that it is tested on."""
+    training, test = scenes(count, size), scenes(200, size, "test")
+    model = BiDenseUperNet(
+        (size, size, 3),
+        classes=CLASSES,
+        task=task,
+        size="pocket",
+        precision=precision,
+        scale_axis="layer",
+        max_depth=MAX_DEPTH,
+        classify_at=classify_at,
+    )
+    data = Batches(training.images, targets(training, task), batch_size)
+    if task == "segmentation":
+        loss, metrics = PixelCrossentropy(), [MeanIoU(CLASSES - 1), PixelAccuracy(CLASSES - 1)]
+    else:
+        loss, metrics = ScaleInvariantLogLoss(), [DepthDelta()]
+    model.compile(OneCycleAdamW(rate, epochs, len(data)), loss, metrics=metrics)
+    model.fit(
+        data,
+        epochs=epochs,
+        validation_data=(test.images, targets(test, task)),
+        validation_batch_size=20,
+        verbose=2,
+    )
+    return model, test
+
+
+def draw(path: Path, model, test, task: str) -> None:
+    """Input, truth and prediction of four scenes, side by side."""
+    from matplotlib.figure import Figure
+
+    outputs = model.predict(test.images[:4], verbose=0)
+    if task == "segmentation":
+        shown = {"true mask": test.masks[:4], "predicted mask": outputs.argmax(-1)}
+        style = {"cmap": "tab20", "vmin": 0, "vmax": 19, "interpolation": "nearest"}
+    else:
+        shown = {"true depth": test.depths[:4, ..., 0], "predicted depth": outputs[..., 0]}
+        style = {"cmap": "viridis", "vmin": 0, "vmax": MAX_DEPTH}
+    figure = Figure(figsize=(6, 8), layout="constrained")
+    axes = figure.subplots(4, 3)
+    for row in range(4):
+        axes[row, 0].imshow(test.images[row] / 2 + 0.5)
+        for axis, values in zip(axes[row, 1:], shown.values(), strict=True):
+            axis.imshow(values[row], **style)
+    for axis, title in zip(axes[0], ["input", *shown], strict=True):
+        axis.set_title(title)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--task", choices=("segmentation", "depth"), default="segmentation")
+    parser.add_argument("--precision", choices=("binary", "scratch"), default="binary")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--scenes", type=int, default=640)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=4e-3, help="largest learning rate")
+    parser.add_argument("--classify-at", choices=("input", "quarter"), default="quarter")
+    parser.add_argument("--picture", type=Path, default=Path("bidense.png"))
+    options = parser.parse_args()
+
+    keras.utils.set_random_seed(0)
+    model, test = train(
+        options.task,
+        options.precision,
+        options.epochs,
+        options.scenes,
+        options.size,
+        options.batch_size,
+        options.rate,
+        options.classify_at,
+    )
+    if options.task == "depth":
+        predicted = model.predict(test.images, batch_size=20, verbose=0)
+        found = [
+            depth_metrics(*pair, MAX_DEPTH) for pair in zip(predicted, test.depths, strict=True)
+        ]
+        for name in found[0]:
+            print(f"{name}: {np.mean([values[name] for values in found]):.4f}")
+    draw(options.picture, model, test, options.task)
+    print(f"Picture: {options.picture}")
+
+
+if __name__ == "__main__":
+    main()
