@@ -7,6 +7,7 @@ from bnnkeras.zoo.bidense import BiDenseDPT, BiDenseUperNet
 from bnnkeras.zoo.bipointnet import (
     BiDGCNN,
     BiPointNet,
+    BiPointNet2,
     BiPointNetPartSegmentation,
     BiPointNetSemanticSegmentation,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "BiDenseUperNet",
     "BiDGCNN",
     "BiPointNet",
+    "BiPointNet2",
     "BiPointNetPartSegmentation",
     "BiPointNetSemanticSegmentation",
     "BiRealNet152",

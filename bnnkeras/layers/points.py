@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from bnnkeras.layers.aggregation import EntropyMaximizingAggregation
 from bnnkeras.registration import register
 
 PENALTIES = ("released", "orthogonal")
@@ -309,3 +310,128 @@ class EdgeFeatures(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "neighbours": self.neighbours}
+
+
+@register
+class SampleAndGroup(keras.layers.Layer):
+    """Points far from each other as centres, and the points around each, relative to it.
+
+    Args:
+        ratio: Float in (0, 1]. Share of the points that become centres (`sampled_count`).
+        radius: Positive float. How near a point must be to a centre to be its neighbour.
+        limit: Positive integer. How many neighbours a centre has at most: the first by index.
+        **kwargs: As `keras.layers.Layer`.
+
+    Call arguments:
+        positions: `(batch, points, 3)`.
+        features: `(batch, points, channels)`, or `None` for none.
+
+    Returns:
+        The centres `(batch, centres, 3)`; for each neighbour j of a centre i [x_j, p_j - p_i],
+        `(batch, centres, limit, channels + 3)`, 0 where there are fewer; and which of them are
+        there, boolean `(batch, centres, limit)`. A centre is its own neighbour.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the number of points is unknown.
+
+    Example:
+        >>> import numpy as np
+        >>> from bnnkeras.layers.points import SampleAndGroup
+        >>> centres, edges, mask = SampleAndGroup(0.5, 0.2, 4)(np.ones((2, 10, 3), "float32"))
+        >>> tuple(centres.shape), tuple(edges.shape), tuple(mask.shape)
+        ((2, 5, 3), (2, 5, 4, 3), (2, 5, 4))
+
+    Reference:
+        Qi et al., PointNet++ (NIPS 2017), section 3.2.
+    """
+
+    def __init__(self, ratio, radius, limit, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 < ratio <= 1:
+            raise ValueError(f"`ratio` must be in (0, 1]. Received: ratio={ratio}")
+        if not radius > 0:
+            raise ValueError(f"`radius` must be positive. Received: radius={radius}")
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise ValueError(f"`limit` must be a positive integer. Received: limit={limit!r}")
+        self.ratio = ratio
+        self.radius = radius
+        self.limit = limit
+
+    def build(self, positions_shape, features_shape=None):
+        if positions_shape[1] is None:
+            raise ValueError(
+                f"The number of points must be fixed. Received: {tuple(positions_shape)}"
+            )
+
+    def call(self, positions, features=None):
+        count = sampled_count(positions.shape[1], self.ratio)
+        centres = gathered(positions, farthest_points(positions, count))
+        indices = neighbours_within(positions, centres, self.radius, self.limit)
+        mask = indices >= 0
+        chosen = ops.where(mask, indices, 0)
+        edges = gathered(positions, chosen) - centres[:, :, None]
+        if features is not None:
+            edges = ops.concatenate([gathered(features, chosen), edges], axis=-1)
+        return centres, ops.where(mask[..., None], edges, ops.zeros_like(edges)), mask
+
+    def compute_output_spec(self, positions, features=None):
+        batch, points, _ = positions.shape
+        count = sampled_count(points, self.ratio)
+        channels = 3 + (0 if features is None else features.shape[-1])
+        return (
+            keras.KerasTensor((batch, count, 3), self.compute_dtype),
+            keras.KerasTensor((batch, count, self.limit, channels), self.compute_dtype),
+            keras.KerasTensor((batch, count, self.limit), "bool"),
+        )
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "ratio": self.ratio,
+            "radius": self.radius,
+            "limit": self.limit,
+        }
+
+
+@register
+class NeighbourAggregation(EntropyMaximizingAggregation):
+    """`EntropyMaximizingAggregation` over the neighbours that are there.
+
+    The maximum ignores the others, the mean does not count them, and both have at least one.
+
+    Args:
+        mode: `"max"` (default) or `"mean"`.
+        **kwargs: As `EntropyMaximizingAggregation`; the axis is 2.
+
+    Call arguments:
+        edges: `(batch, centres, neighbours, channels)`.
+        present: `(batch, centres, neighbours)`, boolean: which of them are there.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> from bnnkeras.layers.points import NeighbourAggregation
+        >>> edges, there = np.array([[[[1.0], [2.0], [9.0]]]]), np.array([[[True, True, False]]])
+        >>> keras.ops.convert_to_numpy(NeighbourAggregation("mean")(edges, there)).tolist()
+        [[[1.5]]]
+
+    Reference:
+        Qin et al., BiPointNet (ICLR 2021), section 3.2; Qi et al., PointNet++ (NIPS 2017).
+    """
+
+    def __init__(self, mode="max", **kwargs):
+        super().__init__(mode, **{"axis": 2, **kwargs})
+
+    def build(self, edges_shape, present_shape):
+        super().build(edges_shape)
+
+    def call(self, edges, present):
+        present = ops.expand_dims(present, -1)
+        if self.mode == "max":
+            return super().call(ops.where(present, edges, ops.full_like(edges, -math.inf)))
+        counted = ops.where(present, edges, ops.zeros_like(edges))
+        number = ops.sum(ops.cast(present, edges.dtype), axis=2)
+        return ops.sum(counted, axis=2) / number + self.shift(edges.shape)
+
+    def compute_output_shape(self, edges_shape, present_shape):
+        return super().compute_output_shape(edges_shape)

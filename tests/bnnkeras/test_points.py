@@ -149,3 +149,59 @@ def test_edge_features(numerics):
     assert points.EdgeFeatures.from_config(layer.get_config()).neighbours == 3
     with pytest.raises(ValueError, match="`neighbours` must be a positive integer. Received: "):
         points.EdgeFeatures(0)
+
+
+def grouped(x):
+    layer = points.SampleAndGroup(0.5, 0.8, 4)
+    return layer, [numpy(y) for y in layer(x)]
+
+
+def test_sample_and_group():
+    x = np.random.default_rng(0).normal(size=(2, 16, 3)).astype("float32")
+    features = np.random.default_rng(1).normal(size=(2, 16, 5)).astype("float32")
+    layer, (centres, edges, present) = grouped(x)
+    assert edges.shape == (2, 8, 4, 3) and 0.3 < present.mean() < 1
+    np.testing.assert_array_equal(edges[~present], 0)
+    assert (np.linalg.norm(edges, axis=-1) < 0.8).all()
+    # Every neighbour is a point of the cloud, and each centre is its own neighbour.
+    absolute = centres[:, :, None] + edges
+    for cloud, neighbours, there in zip(x, absolute, present, strict=True):
+        found = neighbours[there]
+        nearest = np.abs(found[:, None] - cloud[None]).max(axis=-1).min(axis=1)
+        assert nearest.max() < 1e-5
+    few = present.sum(axis=-1) < 4
+    assert few.any() and (np.abs(edges).max(axis=-1) == 0)[few].any(axis=-1).all()
+    both = numpy(layer(x, features)[1])
+    np.testing.assert_array_equal(both[..., 5:], edges)
+    inputs = [keras.Input((16, 3)), keras.Input((16, 5))]
+    model = keras.Model(inputs, points.SampleAndGroup(0.5, 0.8, 4)(*inputs))
+    for found, expected in zip(model([x, features]), (centres, both, present), strict=True):
+        np.testing.assert_array_equal(numpy(found), expected)
+    assert [tuple(o.shape)[1:] for o in model.outputs] == [(8, 3), (8, 4, 8), (8, 4)]
+    for arguments, message in {
+        (0, 1, 1): "`ratio` must be",
+        (0.5, 0, 1): "`radius` must be",
+        (0.5, 1, 0): "`limit` must be",
+    }.items():
+        with pytest.raises(ValueError, match=f"{message} .*Received: "):
+            points.SampleAndGroup(*arguments)
+
+
+@pytest.mark.parametrize("mode", ["max", "mean"])
+def test_neighbour_aggregation(mode, numerics):
+    edges = np.random.default_rng(0).integers(-2, 3, (2, 4, 5, 6)).astype("float32")
+    present = np.random.default_rng(1).uniform(size=(2, 4, 5)) < 0.6
+    present[..., 0] = True
+    layer = points.NeighbourAggregation(mode, offset=0.25)
+    result = numerics.gradients(lambda e: layer(e, present), [edges])
+    mask = np.broadcast_to(present[..., None], edges.shape)
+    if mode == "max":
+        best = np.where(mask, edges, -np.inf).max(axis=2, keepdims=True)
+        expected = best[:, :, 0]
+        shares = (edges == best) & mask
+        shares = shares / shares.sum(axis=2, keepdims=True)
+    else:
+        shares = mask / mask.sum(axis=2, keepdims=True)
+        expected = (edges * shares).sum(axis=2)
+    np.testing.assert_allclose(result.value, expected + 0.25, rtol=1e-6)
+    np.testing.assert_allclose(result.inputs[0], shares, rtol=1e-6)

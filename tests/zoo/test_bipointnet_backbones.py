@@ -1,4 +1,4 @@
-"""BiDGCNN against the official network's numbers, with exact arithmetic of signs."""
+"""BiDGCNN and BiPointNet2 against the official networks' numbers, with exact sums of signs."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from bnnkeras import converters
-from bnnkeras.zoo import BiDGCNN
+from bnnkeras.zoo import BiDGCNN, BiPointNet2
 
 
 def numpy(value) -> np.ndarray:
@@ -14,12 +14,23 @@ def numpy(value) -> np.ndarray:
 
 
 VARIANTS = {
-    "DGCNNMax": {"binarization": None},
-    "DGCNNMean": {"binarization": None, "aggregation": "mean"},
-    "BiDGCNNXNORMax": {"binarization": "xnor", "aggregation": "max"},
-    "BiDGCNNLSREMax": {},
-    "BiDGCNNLSRMean": {"aggregation": "mean"},
+    "DGCNNMax": (BiDGCNN, {"binarization": None}),
+    "DGCNNMean": (BiDGCNN, {"binarization": None, "aggregation": "mean"}),
+    "BiDGCNNXNORMax": (BiDGCNN, {"binarization": "xnor", "aggregation": "max"}),
+    "BiDGCNNLSREMax": (BiDGCNN, {}),
+    "BiDGCNNLSRMean": (BiDGCNN, {"aggregation": "mean"}),
+    "PointNet2Max": (BiPointNet2, {"binarization": None}),
+    "BiPointNet2XNORMax": (BiPointNet2, {"binarization": "xnor", "aggregation": "max"}),
+    "BiPointNet2LSREMax": (BiPointNet2, {}),
+    "BiPointNet2LSRMean": (BiPointNet2, {"aggregation": "mean"}),
 }
+
+
+def cloud_of(variant, fill):
+    """The input, with its name in the goldens."""
+    if VARIANTS[variant][0] is BiDGCNN:
+        return fill.fill_input("dgcnn", (2, 48, 3)), "dgcnn"
+    return fill.fill_input("pn2", (2, 256, 3), -0.4, 0.4), "pn2"
 
 
 def official_model(variant, goldens, fill):
@@ -30,9 +41,9 @@ def official_model(variant, goldens, fill):
         if name.endswith(".scale"):
             fan_in = np.prod(names[name.removesuffix("scale") + "weight"][1:])
             state[name] = state[name] / np.sqrt(fan_in)
-    model = BiDGCNN(
-        (48, 3), sign_of_zero=0, classifier_activation=None, dropout=0.0, **VARIANTS[variant]
-    )
+    function, arguments = VARIANTS[variant]
+    shape = cloud_of(variant, fill)[0].shape[1:]
+    model = function(shape, sign_of_zero=0, classifier_activation=None, dropout=0.0, **arguments)
     report = converters.load_official(model, state)
     assert len(report.loaded) == len([name for name in state if "num_batches" not in name])
     return model
@@ -44,11 +55,26 @@ def log_probabilities(logits):
 
 
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "BiDGCNNLSRMean"])
-def test_official_dgcnn(variant, float64, goldens, fill, numerics):
+def test_official_inference(variant, float64, goldens, fill, numerics):
     golden = goldens("bipointnet", "backbones")
-    x = fill.fill_input("dgcnn", (2, 48, 3))
+    x, _ = cloud_of(variant, fill)
     logits = numpy(official_model(variant, goldens, fill)(x, training=False))
-    numerics.assert_close(log_probabilities(logits), golden[f"{variant}/n48/out"])
+    expected = golden[f"{variant}/n{x.shape[1]}/out"]
+    numerics.assert_close(log_probabilities(logits), expected)
+
+
+def test_official_set_abstractions(float64, goldens, fill, numerics):
+    golden, prefix = goldens("bipointnet", "backbones"), "BiPointNet2LSREMax/n256"
+    model = official_model("BiPointNet2LSREMax", goldens, fill)
+    outputs = {}
+    for number in (1, 2):
+        outputs[f"sa{number}_x_first8"] = model.get_layer(f"sa{number}_pool").output
+        outputs[f"sa{number}_pos"] = model.get_layer(f"sa{number}_group").output[0]
+    tapped = keras.Model(model.input, outputs)
+    for name, value in tapped(cloud_of("BiPointNet2LSREMax", fill)[0], training=False).items():
+        value = numpy(value).reshape(-1, value.shape[-1])
+        expected = golden[f"{prefix}/{name}"]
+        numerics.assert_close(value[: len(expected)], expected, label=name)
 
 
 def test_official_first_convolution_of_the_mean(float64, goldens, fill, numerics):
@@ -60,20 +86,24 @@ def test_official_first_convolution_of_the_mean(float64, goldens, fill, numerics
     numerics.assert_close(found.reshape(96, 64), expected)
 
 
-def test_official_dgcnn_step(float64, goldens, fill, numerics, reference):
-    golden, prefix = goldens("bipointnet", "backbones"), "BiDGCNNLSREMax/train"
-    model = official_model("BiDGCNNLSREMax", goldens, fill)
-    x = fill.fill_input("dgcnn", (2, 48, 3))
-    labels = np.floor(fill.fill_input("labels:dgcnn", (2,), 0, 40)).astype(int)
+MAPS = {"BiDGCNNLSREMax": "bidgcnn", "BiPointNet2LSREMax": "bipointnet2"}
+
+
+@pytest.mark.parametrize("variant", MAPS)
+def test_official_training_step(variant, float64, goldens, fill, numerics, reference):
+    golden, prefix = goldens("bipointnet", "backbones"), f"{variant}/train"
+    model = official_model(variant, goldens, fill)
+    x, tag = cloud_of(variant, fill)
+    labels = np.floor(fill.fill_input(f"labels:{tag}", (2,), 0, 40)).astype(int)
 
     def loss(logits):
         return -ops.sum(ops.log_softmax(logits) * np.eye(40)[labels]) / 2
 
     result = numerics.gradients(model, [x], loss=loss, training=True)
     numerics.assert_close(log_probabilities(result.value), golden[f"{prefix}/train_out"])
-    dx = result.inputs[0].reshape(96, 3)
+    dx = result.inputs[0].reshape(-1, 3)
     numerics.assert_close(dx, golden[f"{prefix}/split/grad_pos"], label="grad_pos")
-    names = reference.Names(model, "bidgcnn")
+    names = reference.Names(model, MAPS[variant])
     start = f"{prefix}/split/gradnorm/"
     norms = {key[len(start) :]: golden[key] for key in golden.files if key.startswith(start)}
     assert len(norms) > 20

@@ -8,7 +8,7 @@ from keras import layers
 
 from bnnkeras.activations import hardtanh
 from bnnkeras.layers import EntropyMaximizingAggregation, QuantDense
-from bnnkeras.layers.points import PointTransform
+from bnnkeras.layers.points import NeighbourAggregation, PointTransform
 from bnnkeras.quantizers import (
     ApproxSign,
     EDESign,
@@ -28,6 +28,8 @@ _RELEASED_POINTS = (1024, 2048, 4096)
 # What the released code adds to the maximum where there is no batch normalization.
 _OFFSET_WITHOUT_BN = -0.3
 ENCODED = 1024
+# Whatever the number of points, released graph networks shift the last maximum as for this one.
+RELEASED_CLOUD = 1024
 
 
 @dataclass(frozen=True)
@@ -190,3 +192,35 @@ def encoder(points, style: Style, transforms: bool, weight: float, name: str = "
     x = unit(x, 128, style, f"{name}_conv2", f"{name}_bn2")
     x = style.normalized(style.linear(x, ENCODED, f"{name}_conv3"), f"{name}_bn3")
     return local, x, style.pooled(x, f"{name}_pool", has_bn=style.use_bn)
+
+
+def mlp(x, widths, style: Style, names, mask=None):
+    """Linear layer, ReLU and batch normalization, for each width: the order of the graph networks.
+
+    Args:
+        x: Features, the channels last.
+        widths: Units of the layers.
+        style: The network's `Style`.
+        names: Names of the layers.
+        mask: Which features count in the statistics of a batch; `None` for all.
+    """
+    for units, name in zip(widths, names, strict=True):
+        x = style.linear(x, units, name)
+        x = layers.Activation("relu", name=f"{name}_relu")(x)
+        x = builder.batch_normalization(f"{name}_bn")(x, mask=mask)
+    return x
+
+
+def pooled(x, axis: int, points: int, style: Style, name: str, mask=None):
+    """The aggregation, with the offset for `points`; over those that the mask says are there."""
+    arguments = {
+        "mode": "mean" if style.aggregation == "mean" else "max",
+        "axis": axis,
+        "offset": "released" if style.aggregation == "ema-max" else 0.0,
+        "points": points,
+        "ties": style.ties,
+        "name": name,
+    }
+    if mask is None:
+        return EntropyMaximizingAggregation(**arguments)(x)
+    return NeighbourAggregation(**arguments)(x, mask)

@@ -7,33 +7,13 @@ has two edge convolutions; the original DGCNN has four.
 import keras
 from keras import layers
 
-from bnnkeras.layers import EntropyMaximizingAggregation
 from bnnkeras.layers.points import EdgeFeatures
 from bnnkeras.zoo import builder
-from bnnkeras.zoo.bipointnet.blocks import Style
+from bnnkeras.zoo.bipointnet.blocks import RELEASED_CLOUD, Style, mlp, pooled
 from bnnkeras.zoo.bipointnet.inputs import finish_without_top, points_input
 from bnnkeras.zoo.registry import register_model
 
 _REAL_DROPOUT = 0.5
-# Whatever the number of points, the released code shifts the last maximum as for this one.
-_RELEASED_POINTS = 1024
-
-
-def _mlp(x, widths, style: Style, names):
-    """Linear layer, ReLU, batch normalization, for each width."""
-    for units, name in zip(widths, names, strict=True):
-        x = style.linear(x, units, name)
-        x = layers.Activation("relu", name=f"{name}_relu")(x)
-        x = style.normalized(x, f"{name}_bn")
-    return x
-
-
-def _pooled(x, axis, points, style: Style, name):
-    mode = "mean" if style.aggregation == "mean" else "max"
-    offset = "released" if style.aggregation == "ema-max" else 0.0
-    return EntropyMaximizingAggregation(
-        mode, axis, offset=offset, points=points, ties=style.ties, name=name
-    )(x)
 
 
 @register_model
@@ -105,22 +85,22 @@ def BiDGCNN(
     x = inputs if inputs.shape[-1] == 3 else inputs[..., :3]
     x = EdgeFeatures(neighbours, name="conv1_edges")(x)
     if style.is_real:
-        x = _mlp(x, (64, 64, 64), style, [f"conv1_real{i}" for i in range(3)])
+        x = mlp(x, (64, 64, 64), style, [f"conv1_real{i}" for i in range(3)])
     else:
         x = style.linear(x, 64, "conv1_linear", real=True)
-        x = _mlp(x, (64, 64), style, [f"conv1_mlp{i}" for i in range(2)])
-    first = _pooled(x, 2, neighbours, style, "conv1_pool")
+        x = mlp(x, (64, 64), style, [f"conv1_mlp{i}" for i in range(2)])
+    first = pooled(x, 2, neighbours, style, "conv1_pool")
     x = EdgeFeatures(neighbours, name="conv2_edges")(first)
-    second = _pooled(_mlp(x, (128,), style, ["conv2_mlp0"]), 2, neighbours, style, "conv2_pool")
+    second = pooled(mlp(x, (128,), style, ["conv2_mlp0"]), 2, neighbours, style, "conv2_pool")
     x = layers.Concatenate(name="concatenate")([first, second])
-    x = _mlp(x, (1024,), style, ["lin1_mlp0"])
+    x = mlp(x, (1024,), style, ["lin1_mlp0"])
     if not include_top:
         return finish_without_top(inputs, x, pooling, name, weights)
-    x = _pooled(x, 1, _RELEASED_POINTS, style, "pool")
+    x = pooled(x, 1, RELEASED_CLOUD, style, "pool")
     rate = (_REAL_DROPOUT if style.is_real else 0.0) if dropout is None else dropout
     # The numbers are those of the official names, in which dropouts count.
     for index, units in zip((0, 2) if style.is_real else (0, 1), (512, 256), strict=True):
-        x = _mlp(x, (units,), style, [f"mlp{index}"])
+        x = mlp(x, (units,), style, [f"mlp{index}"])
         if rate:
             x = layers.Dropout(rate, name=f"dropout{index}")(x)
     classifier = "mlp_real_classifier" if style.is_real else "mlp_classifier"

@@ -122,3 +122,18 @@ DGCNN_NAMES = register_name_map(
         unused=[*_NEVER_READ, "mlp.*"],
     )
 )
+
+POINTNET2_NAMES = register_name_map(
+    NameMap(
+        "bipointnet2",
+        [
+            *weight_and_bias("sa1_module.conv.local_nn.0", "sa1_linear"),
+            *_mlp("sa1_module.conv.local_nn.1.{i}", "sa1_mlp{i}"),
+            *_mlp("sa1_module.conv.local_nn.{i}", "sa1_real{i}"),
+            *_mlp("sa2_module.conv.local_nn.{i}", "sa2_mlp{i}"),
+            *_mlp("sa3_module.nn.{i}", "sa3_mlp{i}"),
+            *linear("lin{i}", "lin{i}"),
+        ],
+        unused=[*_NEVER_READ, "lin?.*"],
+    )
+)
