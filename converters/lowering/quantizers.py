@@ -137,9 +137,10 @@ def _context(builder, threshold, x, name):
     def lay():
         tensor, constant = builder.carried(x)
         average = builder.mean(tensor, range(1, len(x.shape) - 1), name)
+        reduction = _numbers(threshold.reduction)
+        context = builder.matrix(average, reduction, f"{name}_context")
         if constant is not None:
-            average = builder.offset(average, constant, name)
-        context = builder.matrix(average, _numbers(threshold.reduction), f"{name}_context")
+            context = builder.offset(context, constant @ reduction, name)
         if threshold.activation is keras.activations.linear:
             return context
         return builder.activation(context, threshold.activation, name)
