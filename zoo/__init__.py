@@ -6,6 +6,7 @@ from bnnkeras.zoo.bcdnet import recipe as _bcdnet_recipe  # noqa: F401  (registe
 from bnnkeras.zoo.bidense import BiDenseDPT, BiDenseUperNet
 from bnnkeras.zoo.bipointnet import (
     BiDGCNN,
+    BiPointCNN,
     BiPointNet,
     BiPointNet2,
     BiPointNetPartSegmentation,
@@ -33,6 +34,7 @@ __all__ = [
     "BiDenseDPT",
     "BiDenseUperNet",
     "BiDGCNN",
+    "BiPointCNN",
     "BiPointNet",
     "BiPointNet2",
     "BiPointNetPartSegmentation",

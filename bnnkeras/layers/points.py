@@ -435,3 +435,118 @@ class NeighbourAggregation(EntropyMaximizingAggregation):
 
     def compute_output_shape(self, edges_shape, present_shape):
         return super().compute_output_shape(edges_shape)
+
+
+@register
+class FarthestPoints(keras.layers.Layer):
+    """A share of the points, far from each other, with their features.
+
+    Args:
+        ratio: Float in (0, 1] (`sampled_count`, `farthest_points`).
+        **kwargs: As `keras.layers.Layer`.
+
+    Call arguments:
+        positions: `(batch, points, 3)`.
+        features: `(batch, points, channels)`.
+
+    Returns:
+        Both for the chosen points.
+
+    Raises:
+        ValueError: If `ratio` is out of its range.
+
+    Example:
+        >>> import numpy as np
+        >>> from bnnkeras.layers.points import FarthestPoints
+        >>> cloud = np.ones((2, 10, 3), "float32")
+        >>> [tuple(y.shape) for y in FarthestPoints(0.25)(cloud, cloud)]
+        [(2, 3, 3), (2, 3, 3)]
+    """
+
+    def __init__(self, ratio, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 < ratio <= 1:
+            raise ValueError(f"`ratio` must be in (0, 1]. Received: ratio={ratio}")
+        self.ratio = ratio
+
+    def build(self, positions_shape, features_shape):
+        """Nothing to create."""
+
+    def call(self, positions, features):
+        indices = farthest_points(positions, sampled_count(positions.shape[1], self.ratio))
+        return gathered(positions, indices), gathered(features, indices)
+
+    def compute_output_spec(self, positions, features):
+        count = sampled_count(positions.shape[1], self.ratio)
+        return tuple(
+            keras.KerasTensor((x.shape[0], count, x.shape[2]), self.compute_dtype)
+            for x in (positions, features)
+        )
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "ratio": self.ratio}
+
+
+@register
+class NeighbourFeatures(keras.layers.Layer):
+    """The nearest neighbours of every point, itself first: where they are, and their features.
+
+    Args:
+        neighbours: Positive integer k.
+        dilation: Positive integer d: every d-th of the k d nearest. Defaults to 1.
+        **kwargs: As `keras.layers.Layer`.
+
+    Call arguments:
+        positions: `(batch, points, 3)`, of at least k d points.
+        features: `(batch, points, channels)`, or `None` for none.
+
+    Returns:
+        [p_j - p_i, x_j], `(batch, points, k, 3 + channels)`.
+
+    Raises:
+        ValueError: If an argument is out of its range, or there are too few points.
+
+    Example:
+        >>> import numpy as np
+        >>> from bnnkeras.layers.points import NeighbourFeatures
+        >>> tuple(NeighbourFeatures(4)(np.ones((2, 10, 3), "float32")).shape)
+        (2, 10, 4, 3)
+
+    Reference:
+        Li et al., PointCNN (NeurIPS 2018), section 3.
+    """
+
+    def __init__(self, neighbours, dilation=1, **kwargs):
+        super().__init__(**kwargs)
+        for name, value in (("neighbours", neighbours), ("dilation", dilation)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+        self.neighbours = neighbours
+        self.dilation = dilation
+
+    def build(self, positions_shape, features_shape=None):
+        fewest = self.neighbours * self.dilation
+        if positions_shape[1] is None or positions_shape[1] < fewest:
+            raise ValueError(
+                f"There must be at least {fewest} points, a fixed number. "
+                f"Received: {tuple(positions_shape)}"
+            )
+
+    def call(self, positions, features=None):
+        indices = nearest_neighbours(positions, self.neighbours * self.dilation)
+        indices = indices[..., :: self.dilation]
+        offsets = gathered(positions, indices) - positions[:, :, None]
+        if features is None:
+            return offsets
+        return ops.concatenate([offsets, gathered(features, indices)], axis=-1)
+
+    def compute_output_shape(self, positions_shape, features_shape=None):
+        channels = 3 + (0 if features_shape is None else features_shape[-1])
+        return (*positions_shape[:2], self.neighbours, channels)
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "neighbours": self.neighbours,
+            "dilation": self.dilation,
+        }

@@ -205,3 +205,41 @@ def test_neighbour_aggregation(mode, numerics):
         expected = (edges * shares).sum(axis=2)
     np.testing.assert_allclose(result.value, expected + 0.25, rtol=1e-6)
     np.testing.assert_allclose(result.inputs[0], shares, rtol=1e-6)
+
+
+def test_neighbour_features():
+    x = np.random.default_rng(0).normal(size=(2, 16, 3)).astype("float32")
+    features = np.random.default_rng(1).normal(size=(2, 16, 5)).astype("float32")
+    indices = numpy(points.nearest_neighbours(x, 8))[..., ::2]
+    layer = points.NeighbourFeatures(4, dilation=2)
+    inputs = [keras.Input((16, 3)), keras.Input((16, 5))]
+    model = keras.Model(inputs, layer(*inputs))
+    assert model.output_shape == (None, 16, 4, 8)
+    found = numpy(model([x, features]))
+    for index in range(2):
+        chosen = indices[index]
+        offsets = x[index][chosen] - x[index][:, None]
+        np.testing.assert_allclose(found[index, ..., :3], offsets, rtol=1e-6)
+        np.testing.assert_array_equal(found[index, ..., 3:], features[index][chosen])
+    np.testing.assert_array_equal(numpy(layer(x)), found[..., :3])
+    config = layer.get_config()
+    assert points.NeighbourFeatures.from_config(config).get_config() == config
+    with pytest.raises(ValueError, match="at least 17 points, a fixed number. Received: "):
+        points.NeighbourFeatures(17)(x)
+    with pytest.raises(ValueError, match="`dilation` must be a positive integer. Received: "):
+        points.NeighbourFeatures(4, 0)
+
+
+def test_farthest_points_with_features():
+    x = np.random.default_rng(0).normal(size=(2, 16, 3)).astype("float32")
+    features = np.random.default_rng(1).normal(size=(2, 16, 5)).astype("float32")
+    inputs = [keras.Input((16, 3)), keras.Input((16, 5))]
+    layer = points.FarthestPoints(0.25)
+    model = keras.Model(inputs, layer(*inputs))
+    assert [tuple(output.shape) for output in model.outputs] == [(None, 4, 3), (None, 4, 5)]
+    positions, values = (numpy(y) for y in model([x, features]))
+    for index, chosen in enumerate(numpy(points.farthest_points(x, 4))):
+        np.testing.assert_array_equal(positions[index], x[index][chosen])
+        np.testing.assert_array_equal(values[index], features[index][chosen])
+    with pytest.raises(ValueError, match="`ratio` must be .*Received: ratio=0"):
+        points.FarthestPoints(0)

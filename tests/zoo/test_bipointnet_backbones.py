@@ -1,4 +1,4 @@
-"""BiDGCNN and BiPointNet2 against the official networks' numbers, with exact sums of signs."""
+"""BiDGCNN, BiPointNet2 and BiPointCNN against official numbers made with exact sums of signs."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from bnnkeras import converters
-from bnnkeras.zoo import BiDGCNN, BiPointNet2
+from bnnkeras.zoo import BiDGCNN, BiPointCNN, BiPointNet2
 
 
 def numpy(value) -> np.ndarray:
@@ -23,6 +23,10 @@ VARIANTS = {
     "BiPointNet2XNORMax": (BiPointNet2, {"binarization": "xnor", "aggregation": "max"}),
     "BiPointNet2LSREMax": (BiPointNet2, {}),
     "BiPointNet2LSRMean": (BiPointNet2, {"aggregation": "mean"}),
+    "PointCNNMean": (BiPointCNN, {"binarization": None}),
+    "BiPointCNNMean": (BiPointCNN, {"binarization": "bnn"}),
+    "BiPointCNNXNORMean": (BiPointCNN, {"binarization": "xnor"}),
+    "BiPointCNNLSRMean": (BiPointCNN, {}),
 }
 
 
@@ -30,6 +34,8 @@ def cloud_of(variant, fill):
     """The input, with its name in the goldens."""
     if VARIANTS[variant][0] is BiDGCNN:
         return fill.fill_input("dgcnn", (2, 48, 3)), "dgcnn"
+    if VARIANTS[variant][0] is BiPointCNN:
+        return fill.fill_input("pointcnn3", (2, 256, 3)), "pointcnn"
     return fill.fill_input("pn2", (2, 256, 3), -0.4, 0.4), "pn2"
 
 
@@ -45,7 +51,11 @@ def official_model(variant, goldens, fill):
     shape = cloud_of(variant, fill)[0].shape[1:]
     model = function(shape, sign_of_zero=0, classifier_activation=None, dropout=0.0, **arguments)
     report = converters.load_official(model, state)
-    assert len(report.loaded) == len([name for name in state if "num_batches" not in name])
+    unread = [name for name in state if "num_batches" in name]
+    if variant == "BiPointCNNLSRMean":
+        unread += [name for name in state if name.endswith("conv.2.bias")]
+    assert sorted(report.unused) == sorted(unread)
+    assert len(report.loaded) == len(state) - len(unread)
     return model
 
 
@@ -87,9 +97,16 @@ def test_official_first_convolution_of_the_mean(float64, goldens, fill, numerics
 
 
 MAPS = {"BiDGCNNLSREMax": "bidgcnn", "BiPointNet2LSREMax": "bipointnet2"}
+MAPS |= {"BiPointCNNXNORMean": "bipointcnn", "BiPointCNNLSRMean": "bipointcnn"}
 
 
-@pytest.mark.parametrize("variant", MAPS)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(variant, marks=[pytest.mark.slow] if "PointCNN" in variant else [])
+        for variant in MAPS
+    ],
+)
 def test_official_training_step(variant, float64, goldens, fill, numerics, reference):
     golden, prefix = goldens("bipointnet", "backbones"), f"{variant}/train"
     model = official_model(variant, goldens, fill)
@@ -126,3 +143,13 @@ def test_top_and_pooling():
     assert numpy(model(clouds)).shape == (2, 1024)
     with pytest.raises(ValueError, match="at least 20 points, a fixed number. Received:"):
         BiDGCNN((16, 3))
+
+
+def test_bad_arguments():
+    for arguments, message in (
+        ({"binarization": "irnet"}, "`binarization` must be one of .*Received: binarization="),
+        ({"aggregation": "max"}, '`aggregation` must be "mean" or .*Received: aggregation='),
+        ({"input_shape": (64, 3)}, "at least .* points, a fixed number. Received:"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            BiPointCNN(**arguments)

@@ -21,6 +21,7 @@ CONVENTIONS = {
 IMAGES = {1000: ((224, 224, 3), (1000,)), 10: ((32, 32, 3), (10,))}
 CLOUDS = {
     "bidgcnn": ((1024, 3), (40,)),
+    "bipointcnn": ((1024, 3), (40,)),
     "bipointnet": ((1024, 3), (40,)),
     "bipointnet2": ((1024, 3), (40,)),
     "bipointnetpartsegmentation": ((4096, 6), (4096, 4)),

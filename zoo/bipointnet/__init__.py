@@ -7,10 +7,12 @@ from bnnkeras.zoo.bipointnet.model import (
     BiPointNetPartSegmentation,
     BiPointNetSemanticSegmentation,
 )
+from bnnkeras.zoo.bipointnet.pointcnn import BiPointCNN
 from bnnkeras.zoo.bipointnet.pointnet2 import BiPointNet2
 
 __all__ = [
     "BiDGCNN",
+    "BiPointCNN",
     "BiPointNet",
     "BiPointNet2",
     "BiPointNetPartSegmentation",

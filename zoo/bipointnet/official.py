@@ -137,3 +137,31 @@ POINTNET2_NAMES = register_name_map(
         unused=[*_NEVER_READ, "lin?.*"],
     )
 )
+
+
+def _norm(official: str, layer: str) -> list[Rule]:
+    return batch_normalization(official, f"{layer}_bn")
+
+
+POINTCNN_NAMES = register_name_map(
+    NameMap(
+        "bipointcnn",
+        [
+            *linear("conv{i}.mlp1.0", "conv{i}_mlp1_0"),
+            *_norm("conv{i}.mlp1.2", "conv{i}_mlp1_0"),
+            *linear("conv{i}.mlp1.3", "conv{i}_mlp1_3"),
+            *_norm("conv{i}.mlp1.5", "conv{i}_mlp1_3"),
+            *linear("conv{i}.mlp2.0", "conv{i}_mlp2_0"),
+            *_norm("conv{i}.mlp2.2", "conv{i}_mlp2_0"),
+            *linear("conv{i}.mlp2.4", "conv{i}_mlp2_4"),
+            *_norm("conv{i}.mlp2.6", "conv{i}_mlp2_4"),
+            *linear("conv{i}.mlp2.8", "conv{i}_mlp2_8"),
+            *_norm("conv{i}.mlp2.9", "conv{i}_mlp2_8"),
+            *linear("conv{i}.conv.0", "conv{i}_conv_0"),
+            *linear("conv{i}.conv.2", "conv{i}_conv_2"),
+            *linear("lin{i}", "lin{i}"),
+        ],
+        # The bias behind LSR's last layer is a parameter that nothing reads.
+        unused=["conv?.conv.2.bias", "lin?.*"],
+    )
+)
