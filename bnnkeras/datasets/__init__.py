@@ -1,9 +1,9 @@
 """Embedded data, data sets by name, and the batches that feed `model.fit` from them."""
 
-from bnnkeras.datasets import images
+from bnnkeras.datasets import dense_files, images
 from bnnkeras.datasets.batches import Batches, random_shift
 from bnnkeras.datasets.digits import digits
 from bnnkeras.datasets.scenes import Scenes, scenes
 from bnnkeras.datasets.tfds import TFDSBatches
 
-__all__ = ["Batches", "Scenes", "TFDSBatches", "digits", "images", "random_shift", "scenes"]
+__all__ = ["Batches", "Scenes", "TFDSBatches", "dense_files", "digits", "images", "random_shift", "scenes"]
