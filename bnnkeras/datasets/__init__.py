@@ -6,4 +6,13 @@ from bnnkeras.datasets.digits import digits
 from bnnkeras.datasets.scenes import Scenes, scenes
 from bnnkeras.datasets.tfds import TFDSBatches
 
-__all__ = ["Batches", "Scenes", "TFDSBatches", "dense_files", "digits", "images", "random_shift", "scenes"]
+__all__ = [
+    "Batches",
+    "Scenes",
+    "TFDSBatches",
+    "dense_files",
+    "digits",
+    "images",
+    "random_shift",
+    "scenes",
+]
