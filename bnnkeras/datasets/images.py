@@ -233,7 +233,7 @@ class ColorJitter:
 
 
 def _grey(image):
-    return np.floor(image @ np.float32([0.299, 0.587, 0.114]))[..., None]
+    return np.floor(image @ np.array([0.299, 0.587, 0.114], "float32"))[..., None]
 
 
 def _blend(image, other, factor):
@@ -252,7 +252,7 @@ def _turned_hue(image, turn):
         (red - green) / safe + 4,
     )
     # A channel's distance from the full colour, in sixths of the circle around which it lies.
-    places = (sixth[..., None] + 6 * turn + np.float32([5, 3, 1])) % 6
+    places = (sixth[..., None] + 6 * turn + np.array([5, 3, 1], "float32")) % 6
     fall = np.clip(np.minimum(places, 4 - places), 0, 1)
     return np.round(largest[..., None] - chroma[..., None] * fall)
 

@@ -96,6 +96,6 @@ def part_scores(
             for one, other, category in zip(labels, predictions, categories, strict=True)
         ]
     )
-    categories = np.asarray(categories)
-    means = [values[categories == category].mean() for category in np.unique(categories)]
+    chosen = np.asarray(categories)
+    means = [values[chosen == category].mean() for category in np.unique(chosen)]
     return float(values.mean()), float(np.mean(means))

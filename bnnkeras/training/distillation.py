@@ -1,6 +1,5 @@
 """Distillation: a student that learns from labels and from a teacher's probabilities, in `fit`."""
 
-from numbers import Real
 
 import keras
 from keras import ops
@@ -40,7 +39,7 @@ class SoftCrossEntropy(keras.losses.Loss):
 
     def __init__(self, temperature: float = 1.0, name="soft_cross_entropy", **kwargs):
         super().__init__(name=name, **kwargs)
-        if not isinstance(temperature, Real) or not temperature > 0:
+        if not isinstance(temperature, (int, float)) or not temperature > 0:
             raise ValueError(
                 f"`temperature` must be a positive number. Received: temperature={temperature!r}"
             )
@@ -116,7 +115,7 @@ class Distiller(keras.Model):
             )
         if not isinstance(teacher, keras.Model):
             raise TypeError(f"`teacher` must be a keras.Model. Received: {type(teacher).__name__}")
-        if not isinstance(weight, Real) or not 0 <= weight <= 1:
+        if not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
             raise ValueError(f"`weight` must be from 0 to 1. Received: weight={weight!r}")
         hard = _output_of(student, "hard_layer", hard_layer)
         soft = _output_of(student, "soft_layer", soft_layer or hard_layer)

@@ -100,12 +100,12 @@ def _network(
     name,
     **style,
 ):
-    style = Style(**style)
+    look = Style(**style)
     builder.check_top(include_top, classes, pooling)
     _check_plan(width, depths, mlp_blocks)
     inputs = builder.image_input(input_shape, input_tensor, default_shape=(224, 224, 3))
     _check_size(inputs.shape)
-    x = _features(inputs, width, depths, mlp_blocks, style)
+    x = _features(inputs, width, depths, mlp_blocks, look)
     if include_top:
         outputs = _heads(x, classes, classifier_activation)
     else:

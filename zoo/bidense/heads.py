@@ -1,7 +1,6 @@
 """The heads of BiDense's networks: logits or depths at the size of the input."""
 
 import math
-import numbers
 
 import keras
 from keras import layers
@@ -21,7 +20,7 @@ def check_task(task, classes, max_depth, classify_at) -> None:
         isinstance(classes, bool) or not isinstance(classes, int) or classes < 2
     ):
         raise ValueError(f"`classes` must be an integer above 1. Received: classes={classes!r}")
-    if not isinstance(max_depth, numbers.Real) or not 0 < max_depth < math.inf:
+    if not isinstance(max_depth, (int, float)) or not 0 < max_depth < math.inf:
         raise ValueError(f"`max_depth` must be positive. Received: max_depth={max_depth!r}")
     if classify_at not in _PLACES:
         raise ValueError(

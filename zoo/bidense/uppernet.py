@@ -7,6 +7,8 @@ Official repository: github.com/frickyinn/BiDense. No trained weights are publis
     code of it is used here.
 """
 
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -167,7 +169,7 @@ def BiDenseUperNet(
         )
     check_task(task, classes, max_depth, classify_at)
     binary = Binary(scale_axis, sign_of_zero)
-    form = binary if precision == "binary" else FORMS[precision]()
+    form: Any = binary if precision == "binary" else FORMS[precision]()
     inputs = builder.image_input(input_shape, input_tensor, default_shape=(480, 480, 3))
     if None in inputs.shape[1:3] or min(inputs.shape[1:3]) < 32:
         raise ValueError(

@@ -222,7 +222,7 @@ def backbone(image, channels, depth, heads, sign_of_zero):
     x = layers.Reshape((rows * columns, channels), name="patches")(x)
     x = TokenEmbedding(rows, columns, name="tokens")(x)
     norm = layer_normalization("norm")
-    maps = []
+    maps: list = []
     for index in range(depth):
         x = block(x, heads, sign_of_zero, f"block{index}")
         if index >= depth - 4:

@@ -131,13 +131,12 @@ class Style:
     def pooled(self, x, name: str, has_bn: bool = True):
         """The aggregation over points."""
         if self.aggregation == "mean":
-            mode, offset = "mean", 0.0
-        else:
-            mode, offset = "max", 0.0
-            if self.aggregation == "ema-max":
-                released = "released" if x.shape[1] in _RELEASED_POINTS else "closed_form"
-                offset = released if has_bn else _OFFSET_WITHOUT_BN
-        return EntropyMaximizingAggregation(mode, offset=offset, ties=self.ties, name=name)(x)
+            return EntropyMaximizingAggregation("mean", ties=self.ties, name=name)(x)
+        offset: str | float = 0.0
+        if self.aggregation == "ema-max":
+            released = "released" if x.shape[1] in _RELEASED_POINTS else "closed_form"
+            offset = released if has_bn else _OFFSET_WITHOUT_BN
+        return EntropyMaximizingAggregation("max", offset=offset, ties=self.ties, name=name)(x)
 
 
 def unit(x, units: int, style: Style, layer: str, norm: str, real=False, in_tnet=False):
