@@ -12,6 +12,7 @@ from bnnkeras.zoo.bipointnet import (
     BiPointNetPartSegmentation,
     BiPointNetSemanticSegmentation,
 )
+from bnnkeras.zoo.bipointnet import recipe as _bipointnet_recipe  # noqa: F401
 from bnnkeras.zoo.birealnet import BiRealNet18, BiRealNet34, BiRealNet50, BiRealNet152
 from bnnkeras.zoo.birealnet import recipe as _birealnet_recipe  # noqa: F401  (registers them)
 from bnnkeras.zoo.lcrbnn import (

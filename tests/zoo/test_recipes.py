@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 from bnnkeras import zoo
-from bnnkeras.datasets import Batches, images
+from bnnkeras.datasets import Batches, images, point_clouds
 from bnnkeras.training import CoupledSGD
 from bnnkeras.zoo import recipes
 
@@ -103,6 +103,25 @@ def test_irnets_recipes():
         assert recipe.train_transforms[:2] == (images.RandomFlip(), images.RandomCrop(32, 4))
 
 
+def test_bipointnets_recipes():
+    for name in ("bipointnet", "bipointnet-vanilla", "bipointnet2", "bidgcnn", "bipointcnn"):
+        recipe = zoo.recipe(name)
+        (stage,) = recipe.stages
+        assert (recipe.batch_size, stage.epochs, stage.label_smoothing) == (256, 200, 0.0)
+        assert [stage.rates.rate(epoch, 200) for epoch in (0, 100)] == [1e-3, pytest.approx(5e-4)]
+        optimizer = stage.optimizer.build(1e-3)
+        assert (optimizer.epsilon, optimizer.weight_decay) == (1e-8, None)
+
+
+def test_fit_on_clouds():
+    meshes = [point_clouds.solid(name, np.random.default_rng(0)) for name in ("cone", "table")]
+    batches = point_clouds.MeshBatches(meshes * 2, [0, 1, 0, 1], batch_size=4, points=32)
+    recipe = zoo.recipe("bipointnet-vanilla").scaled(epochs=2, batch_size=4, classes=2)
+    training = recipe.fit(batches, verbose=0)
+    assert training.model.input_shape == (None, 32, 3)
+    assert len(training.history["binary"]["loss"]) == 2
+
+
 # --- Recipes as data -----------------------------------------------------------------------------
 
 
@@ -117,7 +136,9 @@ def test_every_recipe_names_what_exists(name):
         assert min(rates) >= 0 and max(rates) > 0
         assert callable(stage.optimizer.build(0.1).apply)
     model_arguments = {**recipe.model_arguments, **recipe.stages[0].model_arguments}
-    zoo.get(recipe.model, input_shape=(32, 32, 3), classes=10, **model_arguments)
+    # Clouds of points, or images.
+    input_shape = (256, 3) if recipe.dataset == "modelnet40" else (32, 32, 3)
+    zoo.get(recipe.model, input_shape=input_shape, classes=10, **model_arguments)
 
 
 def test_scaled():
