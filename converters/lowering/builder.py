@@ -180,9 +180,10 @@ class Builder:
         """x + bias by way of the bias of a binary convolution in x, or `None`."""
         if not self.is_owned(x):
             return None
-        if _is_affine_or_moved(x):
-            return self.own(self.affine(x, np.ones_like(bias), bias, name))
         source, inputs = producer(x)
+        is_offset = isinstance(source, Affine) and self._is_multiple(inputs[0])
+        if _is_affine_or_moved(x) or is_offset:
+            return self.own(self.affine(x, np.ones_like(bias), bias, name))
         if type(source) is not keras.layers.Add:
             return None
         absorbed = self.absorbed_by_any(inputs, bias, name)
@@ -331,6 +332,8 @@ class Builder:
         source, inputs = producer(x)
         if type(source) is keras.layers.Add and self.is_owned(x) and self._can_scale(inputs):
             return self._affine_of_sum(inputs, scale, bias, source.name, name)
+        if self._is_multiple(x):
+            return self._affine_of_multiple(x, scale, bias, name)
         if _is_pool(source) and _is_affine_or_moved(inputs[0]) and np.all(scale > 0):
             return self._pooled_like(source, self.affine(inputs[0], scale, bias, name), name)
         if isinstance(source, Affine):
@@ -371,6 +374,24 @@ class Builder:
                 bias = np.zeros_like(bias)
             parts.append(self.own(part))
         return self.sum(parts, sum_name)
+
+    def _is_multiple(self, x) -> bool:
+        """Whether x is a binary convolution times a factor that is computed from the data."""
+        source, inputs = producer(x)
+        return (
+            type(source) is keras.layers.Multiply
+            and len(inputs) == 2
+            and all(map(self.is_owned, (x, inputs[0])))
+            and _is_affine_or_moved(inputs[0])
+        )
+
+    def _affine_of_multiple(self, x, scale, bias, name):
+        """f (scale y) + bias for x = f y: the scale joins the convolution."""
+        source, (value, factor) = producer(x)
+        if np.any(scale != 1):
+            value = self.own(self.affine(value, scale, np.zeros_like(bias), name))
+            x = self.own(self.multiply(value, factor, source.name))
+        return self.offset(x, bias, name) if np.any(bias) else x
 
     def _affine_before_moves(self, x, scale, bias, name):
         """`affine` on what a concatenation or reshape of affine maps was made of."""

@@ -288,7 +288,7 @@ def _signed(builder, layer, x, convolution, factor):
         y = binary_convolution(builder, x, convolution)
     if factor.value is None:
         return y
-    y = builder.multiply(y, factor.value, layer.name)
+    y = builder.multiply(builder.own(y), factor.value, layer.name)
     return builder.offset(y, bias, layer.name) if bias.any() else y
 
 

@@ -215,7 +215,10 @@ def any_input_factor(builder, layer, x, centred, quantizer):
     if type(scale) is ExponentialMagnitude:
         magnitude = _mean_magnitude(builder, centred, _axes(scale, centred), name)
         alpha = _numbers(scale.alpha)
-        exponent = builder.affine(magnitude, alpha, -scale.offset * alpha, name)
+        # (A bias of 0 is the same constant everywhere; -offset alpha would be one more each.)
+        if scale.offset:
+            magnitude = keras.ops.subtract(magnitude, scale.offset)
+        exponent = builder.affine(magnitude, alpha, np.zeros_like(alpha), name)
         value = keras.ops.exp(keras.ops.minimum(exponent, 88.0))
         return builder.mean(value, (len(value.shape) - 1,), name) if scale.per_layer else value
     if type(scale) is MeanMagnitude:

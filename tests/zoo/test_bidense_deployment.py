@@ -44,7 +44,7 @@ def test_every_dense_convolution_is_binary(task):
     verification = conversion.verification
     assert verification.passed and verification.probe_max_difference == 0.0
     # 5 blocks of two, 3 transitions, 5 of the pooling, 3 laterals, 3 smoothings, and 3 behind.
-    assert verification.binary_layers_total == 27 == len(verification.binary_layers_converted)
+    assert verification.binary_layers_total == verification.binary_layers_converted == 27
     assert set(verification.float_reasons) == depthwise(model)
     interpreter = converters.Interpreter(conversion.flatbuffer)
     found, wanted = interpreter.predict(images), model.predict(images, verbose=0)
@@ -60,6 +60,12 @@ def test_the_deploy_form_is_the_network(float64):
     images = np.random.default_rng(1).normal(size=(2, 32, 64, 3))
     deployed = converters.deploy(model, "float64")
     np.testing.assert_allclose(deployed(images), model(images), rtol=1e-9, atol=1e-9)
+    # Scales of normalizations join the convolutions, and offsets each other: beside the product
+    # with the input's scale, a map of four times the channels takes a single sum.
+    names = [layer.name for layer in deployed.layers if "stage0_block0_pw1" in layer.name]
+    behind = names[names.index("stage0_block0_pw1_conv") + 1 :]
+    assert sum("_offset" in name for name in behind) == 1
+    assert not any("_move_scale" in name for name in behind)
 
 
 @pytest.mark.slow
