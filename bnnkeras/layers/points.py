@@ -35,7 +35,7 @@ def orthogonality(matrices, penalty: str = "released"):
         >>> import numpy as np
         >>> from bnnkeras.layers.points import orthogonality
         >>> float(keras.ops.convert_to_numpy(orthogonality(2 * np.eye(4)[None])))
-        12.0
+        4.0
 
     Reference:
         Qi et al., PointNet (CVPR 2017), section 4.2; Qin et al., BiPointNet (ICLR 2021), released

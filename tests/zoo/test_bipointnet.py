@@ -234,11 +234,12 @@ def check_training_step(variant, ties, x, labels, file, goldens, fill, numerics,
 
     def loss(outputs):
         logits = ops.reshape(outputs[:, :count], (-1, classes))
-        nll = -ops.sum(ops.log_softmax(logits) * np.eye(classes)[labels]) / len(labels)
+        targets = ops.convert_to_tensor(np.eye(classes)[labels])
+        nll = -ops.sum(ops.log_softmax(logits) * targets) / len(labels)
         if matrices is None:
             return nll
         size = int(np.sqrt(matrices.shape[-1]))
-        transform = ops.reshape(outputs[:, count:], (-1, size, size)) + np.eye(size)
+        transform = ops.reshape(outputs[:, count:], (-1, size, size)) + ops.eye(size)
         return nll + 0.001 * orthogonality(transform)
 
     result = numerics.gradients(both, [x], loss=loss, training=True)

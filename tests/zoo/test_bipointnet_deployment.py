@@ -31,10 +31,18 @@ LARGEST = {"vanilla": 160_000, "classification": 560_000, "classification_max": 
 
 
 def trained(function, points, channels, arguments) -> keras.Model:
-    """Scales and statistics that a first training batch sets."""
+    """Scales and statistics that a first training batch sets, betas like those of a long training.
+
+    Without these the mean of four sums of signs is often such a sum itself, and rounding would
+    decide on which side of it the file's threshold lies.
+    """
     model = function(input_shape=(points, channels), classifier_activation=None, **arguments)
-    clouds = np.random.default_rng(0).uniform(-1, 1, (4, points, channels)).astype("float32")
+    generator = np.random.default_rng(0)
+    clouds = generator.uniform(-1, 1, (4, points, channels)).astype("float32")
     model(clouds, training=True)
+    for variable in model.weights:
+        if variable.path.endswith("/beta"):
+            variable.assign(generator.normal(0, 0.1, variable.shape))
     return model
 
 
