@@ -112,6 +112,9 @@ def _embedded(builder, layer, x, y):
     embedding = quantizers.embedding(builder, layer, seen, layer.input_quantizer)
     if embedding is None:
         return y
+    embedding, constant = embedding
+    if constant.any():
+        y = builder.shift(y, constant, layer.name)
     parts = [builder.own(part) for part in (y, _as_rank(builder, layer, embedding, y))]
     return builder.sum(parts, f"{layer.name}_embedded")
 

@@ -122,34 +122,41 @@ def centred_input(builder, layer, x, quantizer):
         minus = builder.affine(average, -_numbers(threshold.k), -_numbers(threshold.b), name)
         return builder.add(x, minus, name)
     if type(threshold) is ContextualThreshold:
-        minus = builder.matrix(
-            _context(builder, threshold, x, name), -_numbers(threshold.expansion), name
-        )
+        context, of_context = _context(builder, threshold, x, name)
+        expansion = _numbers(threshold.expansion)
+        minus = builder.matrix(context, -expansion, name)
         x, constant = builder.carried(x)
-        constant = -_numbers(threshold.value) + (0.0 if constant is None else constant)
+        constant = (0.0 if constant is None else constant) - of_context @ expansion
+        constant = constant - _numbers(threshold.value)
         return builder.add(x, builder.offset(minus, constant, name), name)
     return _computed_by(Centre, threshold, builder, layer, quantizer, x, name)
 
 
 def _context(builder, threshold, x, name):
-    """W1 mean(x), (batch, 1, ..., 1, C / ratio); once for a threshold and its embedding."""
+    """e and c with W1 mean(x) = e + c, e (batch, 1, ..., 1, C / ratio) and c a constant.
+
+    Laid once for a threshold and its embedding. c is left to what follows: TensorFlow Lite merges
+    matrices that an addition stands between.
+    """
 
     def lay():
         tensor, constant = builder.carried(x)
         average = builder.mean(tensor, range(1, len(x.shape) - 1), name)
+        if constant is not None and not is_linear:
+            average = builder.offset(average, constant, name)
         reduction = _numbers(threshold.reduction)
+        nothing = np.zeros(reduction.shape[-1])
         context = builder.matrix(average, reduction, f"{name}_context")
-        if constant is not None:
-            context = builder.offset(context, constant @ reduction, name)
-        if threshold.activation is keras.activations.linear:
-            return context
-        return builder.activation(context, threshold.activation, name)
+        if is_linear:
+            return context, nothing if constant is None else constant @ reduction
+        return builder.activation(context, threshold.activation, name), nothing
 
+    is_linear = threshold.activation is keras.activations.linear
     return builder.once((id(threshold), id(x)), lay)
 
 
 def embedding(builder, layer, x, quantizer):
-    """What the quantizer of the inputs x adds to the outputs, or `None`.
+    """What the quantizer of the inputs x adds to the outputs: a tensor and a constant; or `None`.
 
     Raises:
         UnsupportedLayerError: If nothing is known of the threshold that adds it.
@@ -163,8 +170,10 @@ def embedding(builder, layer, x, quantizer):
         )
     if threshold.embedding is None:
         return None
-    context = _context(builder, threshold, x, f"{layer.name}_threshold")
-    return builder.matrix(context, _numbers(threshold.output_expansion), f"{layer.name}_embedding")
+    context, constant = _context(builder, threshold, x, f"{layer.name}_threshold")
+    expansion = _numbers(threshold.output_expansion)
+    value = builder.matrix(context, expansion, f"{layer.name}_embedding")
+    return value, constant @ expansion
 
 
 def check_sums(layer, quantizer):

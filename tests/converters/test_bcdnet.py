@@ -56,9 +56,8 @@ def test_constants_are_folded(function):
     # Behind each convolution one, which LCE fuses; before each sign one. The last RPReLU's bias
     # ends in the classifier, and shifts stand behind the offset.
     offsets, contexts = (2 * blocks + mlp_layers, 2 * blocks if function is BCDNetB else 0)
-    # The means of contexts, vectors, have the constants that their maps lack; the first map has
-    # none.
-    assert kinds["Affine"] == 23 + offsets + (contexts - 1 if contexts else 0)
+    # A context's constants are in the threshold's offset and in the convolution.
+    assert kinds["Affine"] == 23 + offsets
     assert kinds["Dense"] == 1 + 3 * contexts
     sums = 2 * blocks + mlp_layers + shifted
     assert kinds["Add"] == sums + 2 * contexts
