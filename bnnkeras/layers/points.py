@@ -422,10 +422,11 @@ class NeighbourAggregation(EntropyMaximizingAggregation):
     def __init__(self, mode="max", **kwargs):
         super().__init__(mode, **{"axis": 2, **kwargs})
 
-    def build(self, edges_shape, present_shape):
+    # One input more than the layer it derives from.
+    def build(self, edges_shape, present_shape):  # type: ignore[override]
         super().build(edges_shape)
 
-    def call(self, edges, present):
+    def call(self, edges, present):  # type: ignore[override]
         present = ops.expand_dims(present, -1)
         if self.mode == "max":
             return super().call(ops.where(present, edges, ops.full_like(edges, -math.inf)))
@@ -433,7 +434,7 @@ class NeighbourAggregation(EntropyMaximizingAggregation):
         number = ops.sum(ops.cast(present, edges.dtype), axis=2)
         return ops.sum(counted, axis=2) / number + self.shift(edges.shape)
 
-    def compute_output_shape(self, edges_shape, present_shape):
+    def compute_output_shape(self, edges_shape, present_shape):  # type: ignore[override]
         return super().compute_output_shape(edges_shape)
 
 

@@ -1,6 +1,5 @@
 """Distillation: a student that learns from labels and from a teacher's probabilities, in `fit`."""
 
-
 import keras
 from keras import ops
 

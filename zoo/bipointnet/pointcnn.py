@@ -4,6 +4,7 @@ Paper and official repository: see `bnnkeras.zoo.bipointnet.model`.
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import layers, ops
@@ -48,7 +49,7 @@ def _by_channel(x, multiplier: int, style: Style, name: str):
         "bias_initializer": keras.initializers.RandomUniform(-bound, bound),
         "name": name,
     }
-    zero = {"sign_of_zero": style.sign_of_zero}
+    zero: dict[str, Any] = {"sign_of_zero": style.sign_of_zero}
     if style.binarization == "lsr":
         arguments["kernel_quantizer"] = LSRKernel(
             trainable=style.train_scales, name="binarizer", **zero
