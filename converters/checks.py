@@ -296,9 +296,9 @@ def _local_errors(data, file, matches, eight_bit, deployed, inputs, kernel):
             problems.append(f"{match.unit.name}: error {ratio:.3g} times its bound")
     worst_eight_bit = None
     for item in eight_bit:
-        starts = [(item.input, item.rounded_inputs(values[item.item.input]))]
-        (wanted,) = _evaluate(starts, [item.output])
-        ratio = local.errors_over_bound(file, item, values, wanted)
+        rounded, allowance = item.rounded_inputs(values[item.item.input])
+        (wanted,) = _evaluate([(item.input, rounded)], [item.output])
+        ratio = local.errors_over_bound(file, item, values, wanted, allowance)
         worst_eight_bit = max(worst_eight_bit or 0.0, ratio)
         if not ratio <= 1:
             problems.append(f"{item.layer.name}: error {ratio:.3g} times the bound of its 8 bits")

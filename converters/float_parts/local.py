@@ -43,12 +43,21 @@ class Match:
     output: keras.KerasTensor
     is_hybrid: bool
 
-    def rounded_inputs(self, values: np.ndarray) -> np.ndarray:
-        """What the operator makes of its inputs before it multiplies."""
+    def rounded_inputs(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the operator makes of its inputs, and how far its outputs may be off for that."""
         shaped = values.reshape(-1, *self.input.shape[1:])
-        if self.is_hybrid:
-            return hybrid.rounded_inputs(self.item.operator.kind, shaped, self.item.per_filter)
-        return shaped
+        if not self.is_hybrid:
+            return shaped, np.zeros(())
+        rounded, undecided = hybrid.rounded_inputs(
+            self.item.operator.kind, shaped, self.item.per_filter
+        )
+        if not undecided.any():
+            return rounded, np.zeros(())
+        changes = {"activation": None, "use_bias": False}
+        twin = type(self.layer).from_config({**self.layer.get_config(), **changes})
+        twin.build(undecided.shape)
+        twin.kernel.assign(np.abs(keras.ops.convert_to_numpy(self.layer.kernel)))
+        return rounded, keras.ops.convert_to_numpy(twin(undecided))
 
 
 def matches(file: FlatbufferModel, deployed: keras.Model) -> tuple[list[Match], list[str]]:
@@ -128,11 +137,16 @@ def foreign_scales(file: FlatbufferModel, deployed: keras.Model) -> list[str]:
 
 
 def errors_over_bound(
-    file: FlatbufferModel, match: Match, values: dict[int, np.ndarray], wanted: np.ndarray
+    file: FlatbufferModel,
+    match: Match,
+    values: dict[int, np.ndarray],
+    wanted: np.ndarray,
+    allowance: np.ndarray,
 ) -> float:
     """The largest error of an operator, in units of what it may be off by; right if at most 1.
 
-    A hybrid operator multiplies integers and rounds as float32 does: 1e-5 of the largest value. An
+    A hybrid operator multiplies integers and rounds as float32 does: 1e-5 of the largest value,
+    and where the last bit decides how an input is rounded, what a step of it makes. An
     int8 operator rounds its bias to steps of input times weight, and its output, in fixed-point
     arithmetic, to one step or the next.
 
@@ -140,7 +154,8 @@ def errors_over_bound(
         file: The file.
         match: The operator.
         values: Real values of the file's tensors, by index.
-        wanted: What the layer makes of `match.rounded_inputs`.
+        wanted: What the layer makes of the inputs of `match.rounded_inputs`.
+        allowance: What that returns beside them.
     """
     operator = match.item.operator
     found = values[operator.outputs[0]].reshape(-1, *match.output.shape[1:])
@@ -150,7 +165,7 @@ def errors_over_bound(
         lowest, highest = limits_of(file, operator.outputs[0])
         wanted = np.clip(wanted, lowest, highest)
         bound += step + 0.5 * step_of(file, match.item.input) * float(match.item.steps.max())
-    return float(np.abs(found - wanted).max() / bound)
+    return float((np.abs(found - wanted) / (bound + allowance)).max())
 
 
 def step_of(file: FlatbufferModel, tensor: int) -> float:
