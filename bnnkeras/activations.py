@@ -103,8 +103,8 @@ def leaky_clip(x):
     Example:
         >>> import keras
         >>> from bnnkeras.activations import leaky_clip
-        >>> keras.ops.convert_to_numpy(leaky_clip([-3.0, 0.5, 11.0])).round(6).tolist()
-        [-1.2000000476837158, 0.5, 2.0]
+        >>> keras.ops.convert_to_numpy(leaky_clip([-11.0, 0.5, 11.0])).round(6).tolist()
+        [-2.0, 0.5, 2.0]
 
     Reference:
         Liu et al., Bi-Real Net (IJCV 2020), released PyTorch code.

@@ -26,9 +26,9 @@ class SoftCrossEntropy(keras.losses.Loss):
         ValueError: If `temperature` is not positive.
 
     Example:
-        >>> import keras
+        >>> import keras, numpy as np
         >>> from bnnkeras.training import SoftCrossEntropy
-        >>> loss = SoftCrossEntropy()([[0.0, 0.0]], [[1.0, 1.0]])
+        >>> loss = SoftCrossEntropy()(np.array([[0.0, 0.0]]), np.array([[1.0, 1.0]]))
         >>> round(float(keras.ops.convert_to_numpy(loss)), 4)
         0.6931
 
@@ -120,7 +120,9 @@ class Distiller(keras.Model):
         soft = _output_of(student, "soft_layer", soft_layer or hard_layer)
         self.student = student
         # The same layers, with both logits beside the student's output.
-        self._tapped = keras.Model(student.input, [student.output, hard, soft])
+        # A Sequential model knows its inputs, but has no `input` before its first call.
+        inputs = student.inputs if isinstance(student, keras.Sequential) else student.input
+        self._tapped = keras.Model(inputs, [student.outputs[0], hard, soft])
         self.teacher = teacher
         self.teacher.trainable = False
         self.teacher_from_logits = teacher_from_logits

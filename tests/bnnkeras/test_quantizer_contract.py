@@ -125,8 +125,10 @@ def test_values_gradients_and_shapes(name, numerics):
             for variable in quantizer.trainable_variables:
                 gradient = result.variables[variable.path]
                 assert gradient.shape == variable.shape and np.isfinite(gradient).all()
-                # W1 of the contextual threshold is multiplied by W2, which starts at 0.
-                assert gradient.any() or variable.name == "context", variable.path
+                # W1 of the contextual threshold, and of its embedding, is multiplied by W2, which
+                # starts at 0.
+                starts = ("context", "context_embedding")
+                assert gradient.any() or variable.name in starts, variable.path
         if quantizer.precision == 1 and getattr(quantizer, "scale", None) is None:
             assert set(np.unique(result.value)) <= {-1.0, 0.0, 1.0}
         assert np.unique(result.value / np.abs(result.value).max()).size > 1

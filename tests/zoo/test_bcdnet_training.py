@@ -101,7 +101,9 @@ def test_teacher_sees_what_keras_expects():
         bcdnet.resnet50_teacher("missing.h5")
 
 
-def test_synchronized():
+def test_synchronized(backend):
+    if backend != "tensorflow":
+        pytest.skip("Keras synchronizes batch normalization on TensorFlow only")
     model = zoo.BCDNetA(input_shape=(32, 32, 3), width=0.125, mlp_blocks=1, synchronized=True)
     norms = [v for v in model.layers if isinstance(v, keras.layers.BatchNormalization)]
     assert len(norms) == 1 + 2 * 10 + 4 and all(layer.synchronized for layer in norms)

@@ -27,6 +27,11 @@ CLOUDS = {
     "bipointnetpartsegmentation": ((4096, 6), (4096, 4)),
     "bipointnetsemanticsegmentation": ((4096, 9), (4096, 13)),
 }
+# Networks of dense prediction have no top to leave out: their logits are maps.
+MAPS = {
+    "bidensedpt": ((476, 476, 3), (476, 476, 151)),
+    "bidenseupernet": ((480, 480, 3), (480, 480, 151)),
+}
 
 
 def test_list_models():
@@ -63,9 +68,11 @@ def test_every_model_follows_the_conventions(name):
     function = registry._MODELS[name]
     parameters = inspect.signature(function).parameters
     classes = parameters["classes"].default
-    family = function.__module__.rpartition(".bipointnet.")[1]
-    input_shape, outputs = CLOUDS[name] if family else IMAGES[classes]
-    for argument, default in {**CONVENTIONS, "classes": classes}.items():
+    input_shape, outputs = {**CLOUDS, **MAPS}.get(name) or IMAGES[classes]
+    wanted = {**CONVENTIONS, "classes": classes}
+    if name in MAPS:
+        wanted = {key: wanted[key] for key in ("input_shape", "input_tensor", "weights")}
+    for argument, default in wanted.items():
         assert parameters[argument].default == default
     assert parameters["name"].default == name
     assert getattr(zoo, function.__name__) is function and function.__name__ in zoo.__all__
