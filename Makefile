@@ -45,10 +45,10 @@ test: $(VENV)/.stamp-test
 	$(MAKE) --no-print-directory lint || failed="$$failed lint"; \
 	$(MAKE) --no-print-directory types || failed="$$failed types"; \
 	for backend in jax torch tensorflow; do \
-	    case $$backend in tensorflow) select=;; *) select='-m any_backend';; esac; \
+	    case $$backend in tensorflow) set --;; *) set -- -m 'any_backend and not slow';; esac; \
 	    case $$backend in torch) threads=OMP_NUM_THREADS=1;; *) threads=; esac; \
 	    echo "== pytest on $$backend"; \
-	    env JAX_ENABLE_X64=1 KERAS_BACKEND=$$backend $$threads $(PYTEST) $$select $(PYTEST_ARGS) \
+	    env JAX_ENABLE_X64=1 KERAS_BACKEND=$$backend $$threads $(PYTEST) "$$@" $(PYTEST_ARGS) \
 	        || failed="$$failed $$backend"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "make test: failed:$$failed" >&2; exit 1; fi

@@ -77,6 +77,7 @@ def test_official_loss_and_gradients(case, float64, goldens, features, numerics,
     numerics.assert_close(result.inputs[0], golden[f"{case}.grad_gamma"], label="grad of gamma")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SETS)
 def test_form_of_the_paper(case, float64, goldens, features, numerics):
     golden = goldens("lcrbnn", "lcr")
