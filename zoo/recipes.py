@@ -307,7 +307,10 @@ class Recipe:
             SmoothedCrossentropy(stage.label_smoothing),
             metrics=[
                 keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
-                keras.metrics.SparseTopKCategoricalAccuracy(5, name="top5_accuracy"),
+                # PyTorch has no five largest of fewer values.
+                keras.metrics.SparseTopKCategoricalAccuracy(
+                    min(5, model.output_shape[-1]), name="top5_accuracy"
+                ),
                 # What validation reports, without smoothing and regularizer.
                 keras.metrics.SparseCategoricalCrossentropy(name="crossentropy", from_logits=True),
             ],
