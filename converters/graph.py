@@ -50,8 +50,7 @@ def replay(model: keras.Model, inputs, call: Callable):
 
     # The same private method that keras.models.clone_model uses. clone_model itself cannot serve:
     # it raises on Sequential models and does not let a walk cut the graph or enter nested models.
-    # Before Keras 3.14 `operation_fn` has no default.
-    return as_functional(model)._run_through_graph(inputs, lambda operation: operation, enter)
+    return as_functional(model)._run_through_graph(inputs, call_fn=enter)
 
 
 def producer(tensor: keras.KerasTensor):

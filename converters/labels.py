@@ -62,12 +62,11 @@ def tagged(model: keras.Model) -> Iterator[list[str]]:
     """
     names = [operation.name for operation in model.operations]
     model_name = model.name
-    inputs = keras.layers.InputLayer
     renamed = [
         (number, operation)
         for number, operation in enumerate(model.operations)
         # The signature takes the inputs' names.
-        if not isinstance(operation, inputs)
+        if not isinstance(operation, keras.layers.InputLayer)
     ]
     try:
         model.name = "m"

@@ -54,7 +54,7 @@ class _Rates:
     base: float
 
     def rate(self, epoch: int, epochs: int) -> float:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define `rate(epoch, epochs)`.")
 
     def schedule(self, epochs: int, steps_per_epoch: int):
         """The Keras schedule of a training of so many epochs."""
