@@ -140,9 +140,20 @@ def training(
             "of its own (made once: 2.4 GB under BNNKERAS_CACHE or ~/.cache/bnnkeras).",
         ),
     ] = False,
-    model: Annotated[str, typer.Option(help="A model of the zoo.")] = "birealnet18",
-    batch_size: Annotated[int, typer.Option(help="Images per step.", min=1)] = 16,
-    size: Annotated[int, typer.Option(help="Height and width in pixels.", min=1)] = 224,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A model of the zoo; repeat for several.",
+            show_default="birealnet18",
+            metavar="NAME",
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples per step.", min=1)] = 16,
+    size: Annotated[int, typer.Option(help="Height and width of images, in pixels.", min=1)] = 224,
+    points: Annotated[
+        int | None,
+        typer.Option(help="Points of a cloud, for models that take x, y and z.", min=1),
+    ] = None,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds.", min=1)] = 15,
     steps: Annotated[int, typer.Option(help="Steps per contender and round.", min=1)] = 3,
     backend: Annotated[
@@ -153,7 +164,8 @@ def training(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file for the report.")] = None,
 ) -> None:
-    """Measure training steps: forward, backward and Adam, on synthetic images in memory.
+    """Measure training steps: forward, backward and Adam, on synthetic images or clouds in
+    memory.
 
     A step is `model.train_on_batch` with label-smoothed cross-entropy: what `model.fit` runs for a
     batch, without the input pipeline, compiled with Keras's defaults. Each contender lives in a
@@ -166,12 +178,12 @@ def training(
         from bnnkeras.cli.benchmarks.run import run_training
 
         run_training(
-            model=model,
+            models=model or ["birealnet18"],
             backends=backend or ["tensorflow"],
             dtypes=dtype or ["float32"],
             peers=peers,
             batch_size=batch_size,
-            size=size,
+            input_shape=(size, size, 3) if points is None else (points, 3),
             rounds=rounds,
             steps=steps,
             output=output,

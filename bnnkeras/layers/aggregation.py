@@ -188,13 +188,12 @@ def _maximum(x, axis: int, ties: str):
         def backward(*args, upstream=None):
             if upstream is None:
                 (upstream,) = args
-            shares = ops.cast(ops.equal(x, maximum), "int32")
-            counts = ops.cumsum(shares, axis=axis)
+            shared = ops.equal(x, maximum)
             if ties == "first":
-                shares = ops.where(counts == 1, shares, ops.zeros_like(shares))
-                return upstream * ops.cast(shares, x.dtype)
-            number = ops.max(counts, axis=axis, keepdims=True)
-            return upstream * ops.cast(shares, x.dtype) / ops.cast(number, x.dtype)
+                counts = ops.cumsum(ops.cast(shared, "int32"), axis=axis)
+                return ops.where(shared & (counts == 1), upstream, ops.zeros_like(x))
+            number = ops.sum(ops.cast(shared, "int32"), axis=axis, keepdims=True)
+            return ops.where(shared, upstream / ops.cast(number, x.dtype), ops.zeros_like(x))
 
         return maximum, backward
 

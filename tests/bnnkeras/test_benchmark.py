@@ -35,7 +35,7 @@ def test_ratio_is_taken_round_by_round():
 
 def test_contenders_are_all_pairs_once():
     entrants = contenders.zoo_contenders(
-        "birealnet18", ["jax", "torch", "jax"], ["float32", "mixed_bfloat16"]
+        ["birealnet18"], ["jax", "torch", "jax"], ["float32", "mixed_bfloat16"]
     )
     assert [(entrant.backend, entrant.dtype) for entrant in entrants] == [
         ("jax", "float32"),
@@ -48,7 +48,7 @@ def test_contenders_are_all_pairs_once():
 def test_environments_keep_both_keras_apart(monkeypatch):
     monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
     monkeypatch.setenv("PYTHONPATH", "somewhere")
-    (own,) = contenders.zoo_contenders("birealnet18", ["jax"], ["float32"])
+    (own,) = contenders.zoo_contenders(["birealnet18"], ["jax"], ["float32"])
     assert own.environment()["KERAS_BACKEND"] == "jax"
     assert "TF_USE_LEGACY_KERAS" not in own.environment()
     peer = contenders.larq_contender("BiRealNet", "python")
@@ -61,7 +61,7 @@ class FakeProcess:
 
     turns: list[str] = []
 
-    def __init__(self, contender, batch_size, size):
+    def __init__(self, contender, batch_size, input_shape):
         self.contender, self.facts = contender, {"parameters": 1}
 
     def __enter__(self):
@@ -80,12 +80,12 @@ def test_rounds_alternate_and_the_first_contender_is_the_reference(monkeypatch):
     monkeypatch.setattr(rounds, "ContenderProcess", FakeProcess)
     monkeypatch.setattr(FakeProcess, "turns", [])
     entrants = [contenders.Contender(name, "zoo", "birealnet18") for name in "ab"]
-    results = rounds.measure(entrants, batch_size=8, size=32, rounds=3, steps=2)
+    results = rounds.measure(entrants, batch_size=8, input_shape=(32, 32, 3), rounds=3, steps=2)
     assert FakeProcess.turns == ["a", "b", "b", "a", "a", "b", "end b", "end a"]
-    assert results[0]["images_per_second"] == [16.0] * 3
+    assert results[0]["samples_per_second"] == [16.0] * 3
     assert results[0]["processor_seconds_per_step"] == [1.0] * 3
 
-    settings = {"model": "birealnet18", "batch_size": 8, "size": 32, "rounds": 3, "steps": 2}
+    settings = {"batch_size": 8, "input_shape": (32, 32, 3), "rounds": 3, "steps": 2}
     values = report.training_report(entrants, results, settings)
     assert values["reference"] == "a"
     assert values["contenders"][1]["ratio"]["median"] == 0.5
@@ -97,14 +97,26 @@ def test_two_rounds_end_to_end(tmp_path):
     output = tmp_path / "new" / "report.json"
     result = invoke(*TINY, "--backend", keras.backend.backend(), "--output", str(output))
     assert result.exit_code == 0, result.output
-    assert "images/s" in result.output
+    assert "samples/s" in result.output
     written = json.loads(output.read_text())
     (entry,) = written["contenders"]
     assert entry["parameters"] == 11_699_112
     assert entry["backend"] == keras.backend.backend()
-    assert len(entry["images_per_second_by_round"]) == 2
+    assert len(entry["samples_per_second_by_round"]) == 2
     assert "ratio" not in entry and written["reference"] is None
     assert [path.name for path in output.parent.iterdir()] == ["report.json"]
+
+
+@pytest.mark.slow
+def test_clouds_and_several_models(tmp_path):
+    output = tmp_path / "report.json"
+    models = ["--model", "BiPointNet", "--model", "BiPointNetPartSegmentation", "--points", "32"]
+    result = invoke(*TINY, *models, "--backend", keras.backend.backend(), "--output", str(output))
+    assert result.exit_code == 0, result.output
+    written = json.loads(output.read_text())
+    assert [entry["model"] for entry in written["contenders"]] == models[1:4:2]
+    assert written["input_shape"] == [32, 3]
+    assert written["contenders"][1]["ratio"]["median"] > 0
 
 
 @pytest.mark.parametrize(
@@ -112,7 +124,7 @@ def test_two_rounds_end_to_end(tmp_path):
     [
         (["--model", "birealnet19"], "`name` must be one of.*Received: name='birealnet19'"),
         (["--size", "33"], "`input_shape`: .*Received: "),
-        (["--peers", "--model", "other"], "`peers` needs `model`.*Received: model='other'"),
+        (["--peers", "--model", "other"], "`peers` needs a `model`.*Received: model=other"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message, tmp_path):
@@ -148,10 +160,10 @@ def test_process_that_dies_shows_the_end_of_its_output(tmp_path):
     script.chmod(0o755)
     contender = contenders.Contender("a", "zoo", "birealnet18", python=str(script))
     with pytest.raises(contenders.ContenderError, match="(?s)a ended with status 3.*no such pack"):
-        process.ContenderProcess(contender, 1, 32)
+        process.ContenderProcess(contender, 1, (32, 32, 3))
     missing = contenders.Contender("a", "zoo", "birealnet18", python=str(tmp_path / "none"))
     with pytest.raises(contenders.ContenderError, match="a cannot start"):
-        process.ContenderProcess(missing, 1, 32)
+        process.ContenderProcess(missing, 1, (32, 32, 3))
 
 
 def test_peer_environment_is_tried_by_importing_larq_zoo():

@@ -14,7 +14,6 @@ import time
 
 # The first steps trace, compile and allocate.
 _WARM_UP_STEPS = 3
-_CLASSES = 1000
 _LABEL_SMOOTHING = 0.1
 _LEARNING_RATE = 1e-3
 
@@ -23,7 +22,8 @@ def main(specification: dict) -> None:
     """Serves requests until stdin closes.
 
     Args:
-        specification: `kind` ("zoo" or "larq"), `model`, `dtype`, `batch_size` and `size`.
+        specification: `kind` ("zoo" or "larq"), `model`, `dtype`, `batch_size` and
+            `input_shape`.
     """
     # Libraries print to stdout: give them stderr, keep the pipe.
     answers = os.fdopen(os.dup(1), "w")
@@ -53,9 +53,10 @@ def prepare(specification: dict):
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=_LABEL_SMOOTHING),
     )
     random = np.random.default_rng(0)
-    batch_size, size = specification["batch_size"], specification["size"]
-    images = random.uniform(-1, 1, (batch_size, size, size, 3)).astype("float32")
-    labels = np.eye(_CLASSES, dtype="float32")[random.integers(0, _CLASSES, batch_size)]
+    batch_size = specification["batch_size"]
+    samples = random.uniform(-1, 1, (batch_size, *specification["input_shape"])).astype("float32")
+    *places, classes = model.output_shape[1:]
+    labels = np.eye(classes, dtype="float32")[random.integers(0, classes, (batch_size, *places))]
     facts = {
         "parameters": model.count_params(),
         "jit_compile": bool(getattr(model, "jit_compile", None)),
@@ -63,7 +64,7 @@ def prepare(specification: dict):
     }
     # What `fit` runs for a batch, without its input pipeline; it returns the loss as a number, so
     # no backend can leave work for later.
-    return lambda: model.train_on_batch(images, labels), facts
+    return lambda: model.train_on_batch(samples, labels), facts
 
 
 def timed(train_step, steps: int) -> dict:
@@ -83,8 +84,7 @@ def _zoo_model(specification: dict):
     from bnnkeras import zoo
 
     keras.config.set_dtype_policy(specification["dtype"])
-    shape = (specification["size"], specification["size"], 3)
-    model = zoo.get(specification["model"], input_shape=shape, classes=_CLASSES)
+    model = zoo.get(specification["model"], input_shape=tuple(specification["input_shape"]))
     return model, keras, ("bnnkeras", "keras", keras.backend.backend())
 
 
@@ -94,8 +94,7 @@ def _larq_model(specification: dict):
     # Only the peer environment has it.
     literature = importlib.import_module("larq_zoo.literature")
     build = getattr(literature, specification["model"])
-    shape = (specification["size"], specification["size"], 3)
-    model = build(input_shape=shape, weights=None, num_classes=_CLASSES)
+    model = build(input_shape=tuple(specification["input_shape"]), weights=None)
     return model, tf_keras, ("larq-zoo", "larq", "tf-keras", "tensorflow")
 
 

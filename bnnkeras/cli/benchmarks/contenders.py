@@ -45,10 +45,13 @@ class Contender:
         return variables
 
 
-def zoo_contenders(model: str, backends: Sequence[str], dtypes: Sequence[str]) -> list[Contender]:
-    """This package's model, once for each pair of backend and dtype policy."""
+def zoo_contenders(
+    models: Sequence[str], backends: Sequence[str], dtypes: Sequence[str]
+) -> list[Contender]:
+    """This package's models, each once for each pair of backend and dtype policy."""
     return [
-        Contender(f"bnnkeras, {backend}, {dtype}", "zoo", model, backend, dtype)
+        Contender(f"{model}, {backend}, {dtype}", "zoo", model, backend, dtype)
+        for model in dict.fromkeys(models)
         for backend in dict.fromkeys(backends)
         for dtype in dict.fromkeys(dtypes)
     ]
@@ -61,18 +64,21 @@ def larq_contender(model: str, python: Path) -> Contender:
         model: A function of `larq_zoo.literature`, as `peer_of` names it.
         python: The interpreter of the peer environment.
     """
-    return Contender("Larq Zoo, legacy tf-keras, float32", "larq", model, python=str(python))
+    return Contender(
+        f"Larq Zoo's {model}, legacy tf-keras, float32", "larq", model, python=str(python)
+    )
 
 
-def peer_of(model: str) -> str:
-    """The name of Larq Zoo's function for a zoo model.
+def peer_of(models: Sequence[str]) -> str:
+    """The name of Larq Zoo's function for the first of the zoo's models that it has as well.
 
     Raises:
-        ValueError: If Larq Zoo has no such network.
+        ValueError: If Larq Zoo has none of them.
     """
-    if model.lower() not in LARQ_MODELS:
-        raise ValueError(
-            f"`peers` needs `model` to be one of {sorted(LARQ_MODELS)}, the networks that Larq Zoo "
-            f"has as well. Received: model={model!r}"
-        )
-    return LARQ_MODELS[model.lower()]
+    for model in models:
+        if model.lower() in LARQ_MODELS:
+            return LARQ_MODELS[model.lower()]
+    raise ValueError(
+        f"`peers` needs a `model` out of {sorted(LARQ_MODELS)}, the networks that Larq Zoo has as "
+        f"well. Received: model={', '.join(models)}"
+    )

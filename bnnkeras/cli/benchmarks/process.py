@@ -4,6 +4,7 @@ import contextlib
 import json
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,21 @@ class ContenderProcess(contextlib.AbstractContextManager):
 
     Args:
         contender: Who runs.
-        batch_size: Images per step.
-        size: Height and width of the images in pixels.
+        batch_size: Samples per step.
+        input_shape: Shape of a sample, without the batch.
 
     Raises:
         ContenderError: If it cannot start; the message says why.
     """
 
-    def __init__(self, contender: Contender, batch_size: int, size: int):
+    def __init__(self, contender: Contender, batch_size: int, input_shape: Sequence[int]):
         self.contender = contender
         specification = {
             "kind": contender.kind,
             "model": contender.model,
             "dtype": contender.dtype,
             "batch_size": batch_size,
-            "size": size,
+            "input_shape": list(input_shape),
         }
         self._stderr = tempfile.TemporaryFile()
         try:

@@ -22,20 +22,21 @@ def training_report(
         results: What `measure` returned for them.
         settings: The benchmark's own arguments, kept as they are.
     """
-    reference = results[0]["images_per_second"] if len(results) > 1 else None
+    reference = results[0]["samples_per_second"] if len(results) > 1 else None
     entries = []
     for contender, result in zip(contenders, results, strict=True):
-        speeds = result["images_per_second"]
+        speeds = result["samples_per_second"]
         entry = {
             "name": contender.name,
+            "model": contender.model,
             "backend": contender.backend,
             "dtype": contender.dtype,
             **result["facts"],
-            "images_per_second": dataclasses.asdict(spread(speeds)),
+            "samples_per_second": dataclasses.asdict(spread(speeds)),
             "processor_seconds_per_step": dataclasses.asdict(
                 spread(result["processor_seconds_per_step"])
             ),
-            "images_per_second_by_round": speeds,
+            "samples_per_second_by_round": speeds,
         }
         if reference is not None:
             entry["ratio"] = dataclasses.asdict(ratio_spread(speeds, reference))
@@ -56,17 +57,18 @@ def training_report(
 def training_table(report: dict[str, Any]) -> Table:
     """The report as a table: median and quartiles."""
     title = (
-        f"Training {report['model']}: batch {report['batch_size']}, {report['size']} x "
-        f"{report['size']} pixels, {report['rounds']} rounds of {report['steps']} steps"
+        f"Training steps: batch {report['batch_size']} of "
+        f"{' x '.join(map(str, report['input_shape']))}, {report['rounds']} rounds of "
+        f"{report['steps']} steps"
     )
     table = Table(title=title, caption="Median (quartiles) over the rounds.")
     table.add_column("contender")
-    table.add_column("images/s", justify="right")
+    table.add_column("samples/s", justify="right")
     table.add_column("processor s/step", justify="right")
     if report["reference"] is not None:
         table.add_column(f"speed / {report['reference']}", justify="right")
     for entry in report["contenders"]:
-        columns = ("images_per_second", "processor_seconds_per_step", "ratio")
+        columns = ("samples_per_second", "processor_seconds_per_step", "ratio")
         cells = [_cell(entry[column]) for column in columns if column in entry]
         table.add_row(entry["name"], *cells)
     return table

@@ -11,7 +11,7 @@ from bnnkeras.cli.benchmarks.process import ContenderProcess
 def measure(
     contenders: Sequence[Contender],
     batch_size: int,
-    size: int,
+    input_shape: Sequence[int],
     rounds: int,
     steps: int,
     progress: Callable[[str], None] = lambda message: None,
@@ -23,14 +23,14 @@ def measure(
 
     Args:
         contenders: Who takes part.
-        batch_size: Images per step.
-        size: Height and width of the images in pixels.
+        batch_size: Samples per step.
+        input_shape: Shape of a sample, without the batch.
         rounds: Number of rounds.
         steps: Training steps of each contender in a round.
         progress: Called with what happens next.
 
     Returns:
-        One dict per contender: `facts` of its process, and per round `images_per_second` and
+        One dict per contender: `facts` of its process, and per round `samples_per_second` and
         `processor_seconds_per_step`.
 
     Raises:
@@ -40,10 +40,10 @@ def measure(
         processes = []
         for contender in contenders:
             progress(f"Building {contender.name}")
-            process = ContenderProcess(contender, batch_size, size)
+            process = ContenderProcess(contender, batch_size, input_shape)
             processes.append(stack.enter_context(process))
         results: list[dict[str, Any]] = [
-            {"facts": process.facts, "images_per_second": [], "processor_seconds_per_step": []}
+            {"facts": process.facts, "samples_per_second": [], "processor_seconds_per_step": []}
             for process in processes
         ]
         turns = list(zip(processes, results, strict=True))
@@ -51,7 +51,7 @@ def measure(
             for process, result in turns if index % 2 == 0 else reversed(turns):
                 progress(f"Round {index + 1} of {rounds}: {process.contender.name}")
                 seconds = process.run(steps)
-                result["images_per_second"].append(
+                result["samples_per_second"].append(
                     batch_size * steps / sum(seconds["step_seconds"])
                 )
                 result["processor_seconds_per_step"].append(

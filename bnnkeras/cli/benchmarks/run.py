@@ -18,24 +18,24 @@ from bnnkeras.files import replacing
 
 def run_training(
     *,
-    model: str,
+    models: Sequence[str],
     backends: Sequence[str],
     dtypes: Sequence[str],
     peers: bool,
     output: Path | None,
     console: Console | None = None,
-    **settings: int,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Measures, prints the table, writes the report if asked to, and returns it.
 
     Args:
-        model: A model of the zoo.
+        models: Models of the zoo.
         backends: Keras backends.
         dtypes: Dtype policies.
         peers: Whether Larq Zoo's network takes part, as the first contender.
         output: The JSON file, or `None`.
         console: Where progress and the table go.
-        **settings: `batch_size`, `size`, `rounds` and `steps`, as in `measure`.
+        **settings: `batch_size`, `input_shape`, `rounds` and `steps`, as in `measure`.
 
     Raises:
         ContenderError, PrivateEnvironmentError: If a process or the peer's environment fails.
@@ -44,7 +44,7 @@ def run_training(
     console = console or Console()
     if output is not None and output.is_dir():
         raise IsADirectoryError(f"`output` must name a file. Received: {str(output)!r}")
-    contenders = zoo_contenders(model, backends, dtypes)
+    contenders = zoo_contenders(models, backends, dtypes)
     # Opened before the measurement: a folder that cannot be written must fail now.
     with replacing(output) if output else contextlib.nullcontext() as temporary:
         with console.status("") as status:
@@ -53,7 +53,7 @@ def run_training(
                 status.update(Text(message, overflow="ellipsis", no_wrap=True))
 
             if peers:
-                peer_name = peer_of(model)
+                peer_name = peer_of(models)
                 if LARQ_ZOO.python() is None:
                     console.print(
                         "Making the peer environment, once: it downloads TensorFlow and Larq "
@@ -63,7 +63,7 @@ def run_training(
                 python = LARQ_ZOO.make(progress=progress)
                 contenders.insert(0, larq_contender(peer_name, python))
             results = measure(contenders, progress=progress, **settings)
-        report = training_report(contenders, results, {"model": model, **settings})
+        report = training_report(contenders, results, settings)
         console.print(training_table(report))
         if temporary is not None:
             temporary.write_text(json.dumps(report, indent=2) + "\n")
