@@ -160,3 +160,79 @@ class StepDecay(_Rates):
         # (Boundaries that are whole epochs must not be missed by rounding.)
         passed = sum(epoch >= boundary * epochs - 1e-9 for boundary in self.boundaries)
         return self.base * self.factor**passed
+
+
+@dataclass(frozen=True)
+class WarmupStepDecay(StepDecay):
+    """`StepDecay` by steps, whose rate rises linearly from `start` base to base at first.
+
+    Args:
+        base: Float.
+        boundaries: Fractions of the training.
+        factor: Float. Defaults to 0.1.
+        warmup: Fraction of the training in which the rate rises. Defaults to 0.04.
+        start: Float, the first rate as a share of `base`. Defaults to 0.25.
+
+    Example:
+        >>> from bnnkeras.training.rates import WarmupStepDecay
+        >>> schedule = WarmupStepDecay(0.8, (0.5,), warmup=0.2).schedule(10, steps_per_epoch=2)
+        >>> [round(float(schedule(step)), 4) for step in (0, 2, 4, 9, 10)]
+        [0.2, 0.5, 0.8, 0.8, 0.08]
+    """
+
+    warmup: float = 0.04
+    start: float = 0.25
+
+    def rate(self, epoch, epochs):
+        rate = super().rate(epoch, epochs)
+        share = epoch / (self.warmup * epochs) if self.warmup else 1.0
+        return rate * min(1.0, self.start + (1 - self.start) * share)
+
+    def schedule(self, epochs, steps_per_epoch):
+        steps = epochs * steps_per_epoch
+        ends = [math.ceil(boundary * steps - 1e-9) for boundary in self.boundaries]
+        values = [self.base * self.factor**passed for passed in range(len(ends) + 1)]
+        return WarmupStepRates(values, ends, self.warmup * steps, self.start)
+
+
+@register
+class WarmupStepRates(keras.optimizers.schedules.LearningRateSchedule):
+    """values[n] after n of the boundaries; times start + (1 - start) step / warmup at first.
+
+    Args:
+        values: Sequence of floats, one more than `boundaries`.
+        boundaries: Ascending steps from which the next value holds.
+        warmup: Float, steps of the linear rise.
+        start: Float, the first factor.
+
+    Raises:
+        ValueError: If `values` are not one more than `boundaries`.
+
+    Example:
+        >>> from bnnkeras.training.rates import WarmupStepRates
+        >>> schedule = WarmupStepRates([1.0, 0.5], [4], warmup=2, start=0.0)
+        >>> [float(schedule(step)) for step in range(6)]
+        [0.0, 0.5, 1.0, 1.0, 0.5, 0.5]
+    """
+
+    def __init__(self, values, boundaries, warmup: float, start: float):
+        self.values, self.boundaries = [float(v) for v in values], [int(b) for b in boundaries]
+        self.warmup, self.start = float(warmup), float(start)
+        if len(self.values) != len(self.boundaries) + 1:
+            raise ValueError(
+                "`values` must be one more than `boundaries`. "
+                f"Received: values={values}, boundaries={boundaries}"
+            )
+
+    def __call__(self, step):
+        dtype = keras.config.floatx()
+        step = ops.cast(step, dtype)
+        passed = sum((ops.cast(step >= end, "int32") for end in self.boundaries), 0)
+        rate = ops.take(ops.convert_to_tensor(self.values, dtype), passed)
+        if not self.warmup:
+            return rate
+        return rate * ops.minimum(1.0, self.start + (1 - self.start) * step / self.warmup)
+
+    def get_config(self):
+        names = ("values", "boundaries", "warmup", "start")
+        return {name: getattr(self, name) for name in names}

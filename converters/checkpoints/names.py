@@ -237,6 +237,9 @@ def list_name_maps() -> list[str]:
 def variables_by_path(model: keras.Model) -> dict[str, keras.Variable]:
     """The variables of a model by `layer/variable`, those of nested models included.
 
+    A trainer (`bnnkeras.training.LipschitzRetention`, `Distiller`) stands for its student and for
+    what it has itself, by name: checkpoints hold no teacher.
+
     Raises:
         TypeError: If `model` is no Keras model.
         ValueError: If it is not built, or two variables have the same path.
@@ -248,12 +251,17 @@ def variables_by_path(model: keras.Model) -> dict[str, keras.Variable]:
             f"`model` must be built, so that it has weights. Received: {model.name!r}, not built"
         )
     found: dict[str, keras.Variable] = {}
-    _collect(model, found)
-    if len(found) != len(model.weights):
+    student = getattr(model, "student", None)
+    network = student if isinstance(student, keras.Model) else model
+    _collect(network, found)
+    if len(found) != len(network.weights):
         raise ValueError(
             "All weights of `model` must belong to its layers. "
-            f"Received: {model.name!r} with {len(model.weights) - len(found)} of its own"
+            f"Received: {network.name!r} with {len(network.weights) - len(found)} of its own"
         )
+    if network is not model:
+        inner = {id(variable) for layer in model.layers for variable in layer.weights}
+        found.update({v.name: v for v in model.weights if id(v) not in inner})
     return found
 
 

@@ -39,7 +39,8 @@ def load_official(
     taken off. Values are cast to the type of their variable.
 
     Args:
-        model: A built model, as of `bnnkeras.zoo`; its name does not matter.
+        model: A built model, as of `bnnkeras.zoo`; its name does not matter. Of a trainer with a
+            student and a teacher, the student and the trainer's own weights are filled.
         source: Path of a `.pth`, `.pt`, `.tar`, `.ckpt` or `.bin` file of PyTorch, an `.npz` or a
             `.safetensors` file; or a mapping from official names to arrays or tensors.
         name_map: The map of official names to use, or the name of a registered one. Defaults to

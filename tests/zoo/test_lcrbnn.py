@@ -8,6 +8,8 @@ import pytest
 from keras import ops
 
 from bnnkeras import activations, zoo
+from bnnkeras.converters import load_official
+from bnnkeras.converters import official_state as exported_state
 from bnnkeras.models import ModelProfile
 from bnnkeras.quantizers import Binarizer, ErrorDecay
 from bnnkeras.training import LipschitzRetention
@@ -346,15 +348,34 @@ def test_official_names_reach_all_parameters(goldens, reference):
 
 
 def test_a_model_finds_its_own_names():
-    from bnnkeras.converters import official_state
-
     for name, key in (("lcrresnet20", "linear.weight"), ("lcrvggsmall", "fc.weight")):
-        assert key in official_state(zoo.get(name))
+        assert key in exported_state(zoo.get(name))
     small = {"input_shape": (32, 32, 3), "classes": 10}
-    assert "layer2.0.downsample.0.weight" in official_state(zoo.LCRResNet18(**small))
-    state = official_state(zoo.LCRResNet18(**small, avg_down=True))
+    assert "layer2.0.downsample.0.weight" in exported_state(zoo.LCRResNet18(**small))
+    state = exported_state(zoo.LCRResNet18(**small, avg_down=True))
     assert state["layer2.0.downsample.1.weight"].ndim == 4
     assert state["layer2.0.downsample.2.weight"].ndim == 1
+
+
+def test_a_trainers_scales_are_in_its_checkpoint():
+    """Of a trainer the student and gamma, never the teacher; a network alone leaves gamma out."""
+    small = {"input_shape": (32, 32, 3), "classes": 10, "classifier_activation": None}
+    trainer = LipschitzRetention(zoo.LCRResNet18(**small), zoo.ResNet18(**small))
+    teacher = [numpy(weight) for weight in trainer.teacher.weights]
+    state = exported_state(trainer)
+    assert state["gamma"].shape == (1, 4)
+    assert state.keys() - exported_state(trainer.student).keys() == {"gamma"}
+    state = {name: value + 1 for name, value in state.items()}
+    load_official(trainer, {"state_dict": state})
+    np.testing.assert_array_equal(numpy(trainer.gamma), np.full(4, 2.0))
+    for name, value in exported_state(trainer).items():
+        np.testing.assert_array_equal(value, state[name])
+    for before, weight in zip(teacher, trainer.teacher.weights, strict=True):
+        np.testing.assert_array_equal(numpy(weight), before)
+    assert "gamma" in load_official(zoo.LCRResNet18(**small), state).unused
+    del state["gamma"]
+    with pytest.raises(ValueError, match="1 missing: 'gamma'"):
+        load_official(trainer, state)
 
 
 @pytest.mark.parametrize("variant", ["lcr_resnet18_1w1a", "irnet_resnet20_1w1a"])
@@ -383,6 +404,11 @@ def test_initial_values():
             wanted = np.sqrt(2 / np.prod(kernel.shape[:3]))
             assert kernel.std() == pytest.approx(wanted, rel=0.15), layer.name
             assert layer.bias is None
+    for fan, size in (("fan_in", 64), ("fan_out", 128)):
+        network = zoo.LCRResNet18(input_shape=(32, 32, 3), initialization=fan)
+        kernel = numpy(network.get_layer("stage2_block0_conv1").kernel)
+        assert kernel.shape[2:] == (64, 128)
+        assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * size)), rel=0.05)
     vgg = zoo.LCRVGGSmall()
     kernel = numpy(vgg.get_layer("conv3").kernel)
     assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * kernel.shape[3])), rel=0.05)
@@ -413,11 +439,37 @@ def test_fit_trains_every_variable():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="Received: binary_activations='no'"):
         zoo.LCRResNet18(binary_activations="no")
+    with pytest.raises(ValueError, match="`initialization` must be .*Received: initialization=0"):
+        zoo.LCRResNet18(initialization=0)
     with pytest.raises(ValueError, match="`weights` must be .*Received: weights='imagenet'"):
         zoo.LCRResNet20(weights="imagenet")
 
 
 # --- The regularizer, end to end -----------------------------------------------------------------
+
+
+def official_trainer(teacher_training, goldens, fill, reference):
+    """ResNet-18 beside its teacher, with the official parameters; the student's; and its input."""
+    student, teacher = "lcr_resnet18_1w1a", "teacher_resnet18_fp"
+    networks = [build(name, input_shape=(64, 64, 3)) for name in (student, teacher)]
+    reference.load(networks[1], official_state(teacher, goldens, fill), IMAGENET)
+    trainer = LipschitzRetention(*networks, teacher_training=teacher_training)
+    state = official_state(student, goldens, fill)
+    report = load_official(trainer, state, name_map=IMAGENET)
+    assert len(report.loaded) == len(networks[0].weights) + 1
+    np.testing.assert_array_equal(numpy(trainer.gamma)[None], state["gamma"])
+    x = reference.nhwc(fill.fill_input("lcr_e2e", (4, 3, 64, 64)))
+    return trainer, state, x
+
+
+def check_gradient_norms(golden, prefix, gradients, names) -> int:
+    """Holds the norms of gradients by path against all that the file has; returns how many."""
+    found = [name.removeprefix(prefix) for name in golden.files if name.startswith(prefix)]
+    found = [name for name in found if name != "gamma" and not name.startswith("bn3")]
+    for name in found:
+        norm = np.linalg.norm(gradients[names.variable(name).path])
+        np.testing.assert_allclose(norm, golden[prefix + name], rtol=1e-8, err_msg=name)
+    return len(found)
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
@@ -426,16 +478,8 @@ def test_official_regularized_step(mode, float64, goldens, fill, numerics, refer
     if backend != "tensorflow":
         pytest.skip("large; tests/bnnkeras/test_training_retention.py runs on this backend")
     golden, key = goldens("lcrbnn", "lcr"), f"e2e.teacher_{mode}"
-    student = build("lcr_resnet18_1w1a", input_shape=(64, 64, 3))
-    teacher = build("teacher_resnet18_fp", input_shape=(64, 64, 3))
-    states = [
-        official_state(name, goldens, fill) for name in ("lcr_resnet18_1w1a", "teacher_resnet18_fp")
-    ]
-    for model, state in zip((student, teacher), states, strict=True):
-        reference.load(model, state, IMAGENET)
-    trainer = LipschitzRetention(student, teacher, teacher_training=mode == "train")
-    trainer.gamma.assign(states[0]["gamma"][0])
-    x = reference.nhwc(fill.fill_input("lcr_e2e", (4, 3, 64, 64)))
+    trainer, state, x = official_trainer(mode == "train", goldens, fill, reference)
+    student = trainer.student
     labels = (np.arange(4) * 7 + 3) % 1000
     entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -454,14 +498,7 @@ def test_official_regularized_step(mode, float64, goldens, fill, numerics, refer
     gamma = result.variables.pop(trainer.gamma.path)
     numerics.assert_close(gamma[None], golden[f"{key}.grad:gamma"], label="gamma")
     names = reference.Names(student, IMAGENET)
-    prefix = f"{key}.gradnorm:"
-    checked = 0
-    for name in (name.removeprefix(prefix) for name in golden.files if name.startswith(prefix)):
-        if name == "gamma" or name.startswith("bn3"):
-            continue
-        norm = np.linalg.norm(result.variables[names.variable(name).path])
-        np.testing.assert_allclose(norm, golden[prefix + name], rtol=1e-8, err_msg=name)
-        checked += 1
+    checked = check_gradient_norms(golden, f"{key}.gradnorm:", result.variables, names)
     assert checked == (len(result.variables) if mode == "train" else 2)
     if mode == "train":
         # The released code runs the student twice a step; here that takes a second call.
@@ -478,15 +515,39 @@ def test_official_regularized_step(mode, float64, goldens, fill, numerics, refer
             actual = first[variable.path] if once_only else numpy(variable)
             if parameter.endswith("var") and once_only:
                 count = 4 * reference.sample_count(student, variable)
-                actual = reference.unbiased(actual, states[0][parameter], count)
+                actual = reference.unbiased(actual, state[parameter], count)
             elif parameter.endswith("var"):
                 # The second update adds to what the first one left, biased here.
                 factor = 4 * reference.sample_count(student, variable)
                 factor = factor / (factor - 1)
-                once = 0.9 * states[0][parameter]
+                once = 0.9 * state[parameter]
                 once = once + (first[variable.path] - once) * factor
                 actual = 0.9 * once + (actual - 0.9 * first[variable.path]) * factor
             numerics.assert_close(actual, golden[name], label=name)
+
+
+@pytest.mark.parametrize("key", ["e2e.lcr_only", "e2e_gamma1"])
+def test_official_regularizer_alone(key, float64, goldens, fill, numerics, reference, backend):
+    """The gradients of LCR without the cross-entropy; the second time with scales of 1."""
+    if backend != "tensorflow":
+        pytest.skip("large; tests/bnnkeras/test_training_retention.py runs on this backend")
+    golden = goldens("lcrbnn", "lcr")
+    trainer, _, x = official_trainer(True, goldens, fill, reference)
+    if key == "e2e_gamma1":
+        trainer.gamma.assign(np.ones(4))
+        set_estimators(trainer.student, 1, 2)
+    scale = 128e4 / 8
+    result = numerics.gradients(
+        trainer, [x], loss=lambda logits: trainer.losses[0] * scale, training=True
+    )
+    if key == "e2e_gamma1":
+        loss = numpy(trainer.losses[0]) * scale
+        numerics.assert_close(loss, golden[f"{key}.loss_lcr"], label="LCR")
+        gamma = result.variables[trainer.gamma.path]
+        numerics.assert_close(gamma[None], golden[f"{key}.grad:gamma"], label="gamma")
+    names = reference.Names(trainer.student, IMAGENET)
+    # Up to the last stage: nothing behind it moves the regularizer.
+    assert check_gradient_norms(golden, f"{key}.gradnorm:", result.variables, names) > 50
 
 
 def test_trainer_takes_zoo_models_by_their_stages():

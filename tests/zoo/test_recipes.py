@@ -103,6 +103,25 @@ def test_irnets_recipes():
         assert recipe.train_transforms[:2] == (images.RandomFlip(), images.RandomCrop(32, 4))
 
 
+def test_irnets_recipes_for_imagenet():
+    for name, weight_decay in (("lcrresnet18", 1e-5), ("lcrresnet34", 1e-4)):
+        recipe = zoo.recipe(f"{name}-irnet")
+        (stage,) = recipe.stages
+        assert (recipe.model, recipe.batch_size, stage.epochs) == (name, 2048, 100)
+        optimizer = stage.optimizer.build(0.1)
+        assert (optimizer.momentum, optimizer.nesterov) == (0.9, True)
+        assert optimizer.coupled_decay == weight_decay
+        # The configuration counts in steps: 62,500 of them.
+        schedule = stage.rates.schedule(100, 625)
+        published = {0: 0.2, 1250: 0.5, 2500: 0.8, 18749: 0.8, 18750: 0.08, 37500: 8e-3}
+        for step, rate in {**published, 56249: 8e-3, 56250: 8e-4, 62499: 8e-4}.items():
+            assert float(schedule(step)) == pytest.approx(rate), step
+        assert images.ColorJitter(0.2, 0.2, 0.2, 0.1) in recipe.train_transforms
+    recipe = zoo.recipe("lcrresnet20-1w32a")
+    assert recipe.model_arguments == {"binary_activations": False}
+    assert recipe.error_decay == (0.1, 10.0) and recipe.retention is None
+
+
 def test_bipointnets_recipes():
     for name in ("bipointnet", "bipointnet-vanilla", "bipointnet2", "bidgcnn", "bipointcnn"):
         recipe = zoo.recipe(name)

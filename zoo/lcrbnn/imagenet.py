@@ -70,10 +70,17 @@ def _binary_network(
     deep_stem,
     avg_down,
     sign_of_zero,
+    initialization,
     name,
 ):
     builder.check_top(include_top, classes, pooling)
-    style = Style(binary_activations, sign_of_zero=sign_of_zero)
+    if initialization not in ("fan_in", "fan_out"):
+        raise ValueError(
+            '`initialization` must be "fan_in" or "fan_out". '
+            f"Received: initialization={initialization!r}"
+        )
+    he_normal = functools.partial(builder.he_normal, initialization)
+    style = Style(binary_activations, he_normal, sign_of_zero)
     inputs = builder.image_input(input_shape, input_tensor, default_shape=(224, 224, 3))
     shortcut = functools.partial(_projection, style=style, avg_down=avg_down)
 
@@ -132,6 +139,7 @@ def LCRResNet18(
     deep_stem=False,
     avg_down=False,
     sign_of_zero=1,
+    initialization="fan_in",
     name="lcrresnet18",
 ) -> keras.Model:
     """IR-Net's ResNet-18 for ImageNet, the network that LCR-BNN trains; 16 binary convolutions.
@@ -156,6 +164,8 @@ def LCRResNet18(
         deep_stem: Whether three 3x3 convolutions replace the first one. Defaults to `False`.
         avg_down: Whether shortcuts average where they halve the size. Defaults to `False`.
         sign_of_zero: 1 (default; the only value LCE can run) or 0 (PyTorch's sign).
+        initialization: By what He's normal initialization of the kernels divides: `"fan_in"`
+            (default, LCR-BNN's) or `"fan_out"` (IR-Net's).
         name: Name of the model.
 
     Returns:
@@ -188,6 +198,7 @@ def LCRResNet34(
     deep_stem=False,
     avg_down=False,
     sign_of_zero=1,
+    initialization="fan_in",
     name="lcrresnet34",
 ) -> keras.Model:
     """IR-Net's ResNet-34 for ImageNet; 32 binary convolutions.
@@ -210,6 +221,8 @@ def LCRResNet34(
         deep_stem: Whether three 3x3 convolutions replace the first one. Defaults to `False`.
         avg_down: Whether shortcuts average where they halve the size. Defaults to `False`.
         sign_of_zero: 1 (default; the only value LCE can run) or 0 (PyTorch's sign).
+        initialization: By what He's normal initialization of the kernels divides: `"fan_in"`
+            (default, LCR-BNN's) or `"fan_out"` (IR-Net's).
         name: Name of the model.
 
     Returns:

@@ -3,6 +3,8 @@
 from bnnkeras.converters.checkpoints import (
     FlattenedFeatures,
     NameMap,
+    Row,
+    Rule,
     batch_normalization,
     register_name_map,
     weight_and_bias,
@@ -33,8 +35,10 @@ IMAGENET_NAMES = register_name_map(
             *batch_normalization("layer{s}.{b}.downsample.2", "stage{s}_block{b}_projection_bn"),
             *batch_normalization("bn2", "head_bn"),
             *weight_and_bias("fc", "classifier"),
+            # LCR's scales of the stages: of `LipschitzRetention`, not of the network.
+            Rule("gamma", "gamma", layout=Row()),
         ],
-        # LCR's scales belong to the trainer, bn3 to nothing; the others to a model with its top.
+        # What belongs to a trainer, to nothing (bn3), and to a model with its top.
         unused=["gamma", "bn3.*", "bn2.*", "fc.weight", "fc.bias"],
     )
 )

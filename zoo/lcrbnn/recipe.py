@@ -2,13 +2,14 @@
 
 from bnnkeras.datasets.images import (
     CenterCrop,
+    ColorJitter,
     Normalize,
     RandomCrop,
     RandomFlip,
     RandomResizedCrop,
     Resize,
 )
-from bnnkeras.training.rates import CosineDecay, StepDecay, WarmupCosine
+from bnnkeras.training.rates import CosineDecay, StepDecay, WarmupCosine, WarmupStepDecay
 from bnnkeras.zoo.recipes import Optimizer, Recipe, Retention, Stage, register_recipe
 
 _SGD = Optimizer("sgd", {"momentum": 0.9, "weight_decay": 1e-4})
@@ -46,19 +47,51 @@ _imagenet(
     "LCR-BNN with its --warm_up, whose cosine starts late and ends at 6.7e-4.",
 )
 
+
+def _irnet_imagenet(model: str, weight_decay: float) -> Recipe:
+    nesterov = {"momentum": 0.9, "nesterov": True, "weight_decay": weight_decay}
+    # 62,500 steps of 2,048 images; 0.2 to 0.8 in 2,500, then a tenth at 18,750, 37,500 and 56,250.
+    rates = WarmupStepDecay(0.8, (0.3, 0.6, 0.9), warmup=0.04, start=0.25)
+    return register_recipe(
+        Recipe(
+            name=f"{model}-irnet",
+            model=model,
+            dataset="imagenet2012",
+            batch_size=2048,
+            stages=(Stage("binary", 100, Optimizer("sgd", nesterov), rates),),
+            train_transforms=(RandomResizedCrop(224), RandomFlip(), ColorJitter(), Normalize()),
+            evaluation_transforms=(Resize(256), CenterCrop(224), Normalize()),
+            model_arguments={"initialization": "fan_out"},
+            error_decay=(0.1, 10.0),
+            notes=(
+                "IR-Net's released configuration, whose training loop is not published: the crop, "
+                "and the error decay, which is the paper's, are choices of this package."
+            ),
+        )
+    )
+
+
+# The configurations name 1e-4 at their top; that of 18 layers has 1e-5 in its optimizer's section.
+_irnet_imagenet("lcrresnet18", 1e-5)
+_irnet_imagenet("lcrresnet34", 1e-4)
+
 _AUGMENTED = (RandomFlip(), RandomCrop(32, padding=4), Normalize())
 
 
-def _cifar(model: str, epochs: int, rate: float, t_min: float, retention, notes: str) -> Recipe:
+def _cifar(
+    model: str, epochs: int, rate: float, t_min: float, retention, notes: str, form: str = "1w1a"
+) -> Recipe:
+    binary = form == "1w1a"
     return register_recipe(
         Recipe(
-            name=model,
+            name=model if binary else f"{model}-{form}",
             model=model,
             dataset="cifar10",
             batch_size=128,
             stages=(Stage("binary", epochs, _SGD, CosineDecay(rate)),),
             train_transforms=_AUGMENTED,
             evaluation_transforms=(Normalize(),),
+            model_arguments={} if binary else {"binary_activations": False},
             error_decay=(t_min, 10.0),
             retention=retention,
             notes=notes,
@@ -74,6 +107,9 @@ _cifar(
     Retention("resnet20", _RETENTION),
     "IR-Net's released recipe, with LCR-BNN's regularizer, whose code for CIFAR-10 is not "
     "published; with retention=None it is IR-Net's.",
+)
+_cifar(
+    "lcrresnet20", 400, 0.1, 1e-1, None, "IR-Net's released recipe of 1-bit weights.", form="1w32a"
 )
 _cifar("lcrvggsmall", 300, 0.007, 1e-1, None, "IR-Net's released recipe.")
 _cifar(
