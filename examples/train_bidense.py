@@ -1,10 +1,11 @@
 """BiDense's UperNet on scenes of scanned digits: masks or depth, binary or of full precision.
 
-    python examples/train_bidense.py [--task depth] [--precision scratch] [--epochs 30]
+    python examples/train_bidense.py [--task depth] [--precision scratch] [--epochs 20]
 
 The scenes are made on the spot, without a download. Behind the training stand the metrics on scenes
 of digits that the network has not seen, and a picture of some of them: the input, what is true, and
-what the network says.
+what the network says. With `--folder`, a training that was interrupted continues, and the trained
+network is kept.
 """
 
 import argparse
@@ -15,7 +16,12 @@ import numpy as np
 
 from bnnkeras.datasets import Batches, scenes
 from bnnkeras.dense_metrics import DepthDelta, MeanIoU, PixelAccuracy, depth_metrics
-from bnnkeras.training import OneCycleAdamW, PixelCrossentropy, ScaleInvariantLogLoss
+from bnnkeras.training import (
+    OneCycleAdamW,
+    PixelCrossentropy,
+    ScaleInvariantLogLoss,
+    fit_resumable,
+)
 from bnnkeras.zoo import BiDenseUperNet
 
 # The background, ten digits, and the class to ignore.
@@ -28,10 +34,9 @@ def targets(batch, task: str) -> np.ndarray:
     return batch.masks if task == "segmentation" else batch.depths
 
 
-def train(task, precision, epochs, count, size, batch_size, rate, classify_at):
-    """A trained network, and the scenes that it is tested on."""
-    training, test = scenes(count, size), scenes(200, size, "test")
-    model = BiDenseUperNet(
+def network(task: str, precision: str, size: int, classify_at: str) -> keras.Model:
+    """The small UperNet, of the form that LCE runs."""
+    return BiDenseUperNet(
         (size, size, 3),
         classes=CLASSES,
         task=task,
@@ -41,20 +46,40 @@ def train(task, precision, epochs, count, size, batch_size, rate, classify_at):
         max_depth=MAX_DEPTH,
         classify_at=classify_at,
     )
+
+
+def train(model, task, training, test, epochs, batch_size, rate, folder) -> None:
+    """Trains the network; prints the metrics of both sets of scenes every few epochs."""
     data = Batches(training.images, targets(training, task), batch_size)
     if task == "segmentation":
         loss, metrics = PixelCrossentropy(), [MeanIoU(CLASSES - 1), PixelAccuracy(CLASSES - 1)]
     else:
         loss, metrics = ScaleInvariantLogLoss(), [DepthDelta()]
     model.compile(OneCycleAdamW(rate, epochs, len(data)), loss, metrics=metrics)
-    model.fit(
+    settings = {"network": model.get_config(), "rate": rate, "batch_size": batch_size}
+    fit_resumable(
+        model,
         data,
-        epochs=epochs,
+        epochs,
+        folder,
+        settings,
         validation_data=(test.images, targets(test, task)),
         validation_batch_size=20,
+        validation_freq=[*range(4, epochs, 4), epochs],
         verbose=2,
     )
-    return model, test
+
+
+def evaluate(model, test, task: str) -> None:
+    """Prints all metrics of the test scenes."""
+    predicted = model.predict(test.images, batch_size=20, verbose=0)
+    if task == "segmentation":
+        for metric in (MeanIoU(CLASSES - 1), PixelAccuracy(CLASSES - 1)):
+            print(f"{metric.name}: {float(metric(test.masks, predicted)):.4f}")
+        return
+    found = [depth_metrics(*pair, MAX_DEPTH) for pair in zip(predicted, test.depths, strict=True)]
+    for name in found[0]:
+        print(f"{name}: {np.mean([values[name] for values in found]):.4f}")
 
 
 def draw(path: Path, model, test, task: str) -> None:
@@ -85,33 +110,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--task", choices=("segmentation", "depth"), default="segmentation")
     parser.add_argument("--precision", choices=("binary", "scratch"), default="binary")
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--scenes", type=int, default=640)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--scenes", type=int, default=2000)
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rate", type=float, default=4e-3, help="largest learning rate")
     parser.add_argument("--classify-at", choices=("input", "quarter"), default="quarter")
     parser.add_argument("--picture", type=Path, default=Path("bidense.png"))
+    parser.add_argument("--folder", type=Path, help="where the training and the network are kept")
     options = parser.parse_args()
 
     keras.utils.set_random_seed(0)
-    model, test = train(
+    training = scenes(options.scenes, options.size)
+    test = scenes(200, options.size, "test")
+    model = network(options.task, options.precision, options.size, options.classify_at)
+    train(
+        model,
         options.task,
-        options.precision,
+        training,
+        test,
         options.epochs,
-        options.scenes,
-        options.size,
         options.batch_size,
         options.rate,
-        options.classify_at,
+        options.folder,
     )
-    if options.task == "depth":
-        predicted = model.predict(test.images, batch_size=20, verbose=0)
-        found = [
-            depth_metrics(*pair, MAX_DEPTH) for pair in zip(predicted, test.depths, strict=True)
-        ]
-        for name in found[0]:
-            print(f"{name}: {np.mean([values[name] for values in found]):.4f}")
+    if options.folder is not None:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        model.save(options.folder / "bidense.keras")
+    evaluate(model, test, options.task)
     draw(options.picture, model, test, options.task)
     print(f"Picture: {options.picture}")
 

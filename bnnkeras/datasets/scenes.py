@@ -6,8 +6,9 @@ import numpy as np
 
 from bnnkeras.datasets.digits import digits
 
-# Share of the scene's size that a digit takes; the nearer, the larger.
-_SHARES = (0.25, 0.3125, 0.375, 0.4375, 0.5, 0.5625)
+# Share of the scene's size that a digit takes; the nearer, the larger. The strokes of the smallest
+# are about a tenth of it: four pixels of 96, which a network of maps of a quarter can resolve.
+_SHARES = (0.375, 0.4375, 0.5, 0.5625, 0.625, 0.6875)
 _NEAREST, _FARTHEST = 2.0, 9.0
 
 
@@ -30,9 +31,9 @@ def scenes(count: int, size: int = 64, split: str = "train", seed: int = 0) -> S
     """Pictures of two to five scanned digits that hide each other, made without a download.
 
     Each digit is a coloured cut-out: its pixels are those of its scan that are more ink than paper,
-    and so are those of its mask. Its distance is 1.125 / (share of the picture's size that it
-    takes) metres, from 2 to 4.5; the background is a plane from 9 m at the top to 5
-    m at the bottom. What is far is pale. A scene is a function of (`seed`, `split`, its number)
+    and so are those of its mask. Its distance is 1.375 / (share of the picture's size that it
+    takes) metres, from 2 to 3.7; the background is a plane from 9 m at the top to 5 m at the
+    bottom. What is far is pale. A scene is a function of (`seed`, `split`, its number)
     alone; digits of the test split are scans that no scene of the training split holds.
 
     Args:
