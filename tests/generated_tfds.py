@@ -20,6 +20,40 @@ def write(folder: Path, name: str, counts: dict[str, int], size: int, classes: i
         size: Height and width.
         classes: Labels in use.
     """
+
+    def examples(features, count):
+        (text,) = set(features) - {"image", "label"}
+        for index in range(count):
+            yield {"image": picture(index, size), "label": index % classes, text: f"{index}"}
+
+    _write(folder, name, counts, examples)
+
+
+def mask(seed: int, size: int) -> np.ndarray:
+    """Numbers 0 to 150, as ADE20K's annotations hold."""
+    return np.random.default_rng(seed).integers(0, 151, (size, size), dtype="uint8")
+
+
+def depth(seed: int) -> np.ndarray:
+    """Metres at NYUv2's size, as float16."""
+    return np.random.default_rng(seed).uniform(0, 10, (480, 640)).astype("float16")
+
+
+def write_dense(folder: Path, name: str, counts: dict[str, int], size: int = 24) -> None:
+    """As `write`, for `"scene_parse150"` with masks, or `"nyu_depth_v2"` with depths."""
+
+    def examples(features, count):
+        for index in range(count):
+            if name == "scene_parse150":
+                grey = np.repeat(mask(index, size)[..., None], 3, axis=-1)
+                yield {"image": picture(index, size), "annotation": grey}
+            else:
+                yield {"image": picture(index, 640)[:480], "depth": depth(index)}
+
+    _write(folder, name, counts, examples)
+
+
+def _write(folder, name, counts, examples) -> None:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=str(folder))
@@ -34,11 +68,6 @@ def write(folder: Path, name: str, counts: dict[str, int], size: int, classes: i
     # Several files for each split.
     writer = tfds.core.SequentialWriter(info, max_examples_per_shard=10)
     writer.initialize_splits(list(counts))
-    (text,) = set(builder.info.features) - {"image", "label"}
     for split, count in counts.items():
-        examples = [
-            {"image": picture(index, size), "label": index % classes, text: f"{index}"}
-            for index in range(count)
-        ]
-        writer.add_examples({split: examples})
+        writer.add_examples({split: list(examples(builder.info.features, count))})
     writer.close_all()

@@ -1,6 +1,6 @@
 """Embedded data, data sets by name, and the batches that feed `model.fit` from them."""
 
-from bnnkeras.datasets import dense_files, images
+from bnnkeras.datasets import dense_files, dense_images, images
 from bnnkeras.datasets.batches import Batches, random_shift
 from bnnkeras.datasets.digits import digits
 from bnnkeras.datasets.scenes import Scenes, scenes
@@ -11,6 +11,7 @@ __all__ = [
     "Scenes",
     "TFDSBatches",
     "dense_files",
+    "dense_images",
     "digits",
     "images",
     "random_shift",

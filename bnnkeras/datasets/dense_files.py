@@ -51,7 +51,7 @@ def ade20k(folder: str | os.PathLike, split: str = "training") -> DenseFiles:
     folder = Path(folder)
     images = sorted((folder / "images" / split).glob("*.jpg"))
     targets = [folder / "annotations" / split / f"{image.stem}.png" for image in images]
-    return DenseFiles(_checked(folder, images, targets), _ade20k_labels, 151)
+    return DenseFiles(_checked(folder, images, targets), ade20k_labels, 151)
 
 
 def pascal_voc(folder: str | os.PathLike, split: str = "train") -> DenseFiles:
@@ -118,8 +118,8 @@ class _Depths:
         return (values.astype("float32") / self.unit)[..., None]
 
 
-def _ade20k_labels(values):
-    # 0 is what nobody labelled.
+def ade20k_labels(values: np.ndarray) -> np.ndarray:
+    """The labels of an annotation's numbers, whose 0 is what nobody labelled: 150, to ignore."""
     return np.where(values == 0, 150, values.astype("int32") - 1).astype("int32")
 
 

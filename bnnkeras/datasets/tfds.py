@@ -7,22 +7,36 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 
+from bnnkeras.datasets.dense_files import ade20k_labels
+from bnnkeras.datasets.dense_images import DenseTransforms
 from bnnkeras.datasets.images import ImageTransforms
+
+# Data sets of dense prediction: the feature that is the target, how to read it, and the channels of
+# a network's logits. (TensorFlow Datasets has neither the masks of PASCAL VOC nor KITTI's depths.)
+_DENSE = {
+    # The grey masks come as three equal channels.
+    "scene_parse150": ("annotation", lambda values: ade20k_labels(values[..., 0]), 151),
+    "nyu_depth_v2": ("depth", lambda values: values.astype("float32")[..., None], None),
+}
 
 
 class TFDSBatches(keras.utils.PyDataset):
-    """Feeds `model.fit` from a data set of images and labels that TensorFlow Datasets prepared.
+    """Feeds `model.fit` from a data set of images and targets that TensorFlow Datasets prepared.
+
+    A target is a label, or for `"scene_parse150"` (ADE20K) a mask and for `"nyu_depth_v2"` a map of
+    depths in metres, as those of `bnnkeras.datasets.dense_files`.
 
     The order and the augmentation of an epoch follow from (seed, epoch), as those of `Batches`, so
     that `bnnkeras.training.fit_resumable` continues exactly. Examples are read in sequence and
     shuffled within a buffer.
 
     Args:
-        name: Name of the data set: `"imagenet2012"`, `"cifar10"`.
+        name: Name of the data set: `"imagenet2012"`, `"cifar10"`, `"scene_parse150"`.
         split: `"train"`, `"validation"`, `"test[:100]"`, ...
         batch_size: Positive integer; the last batch may be smaller.
         transforms: Tuple of functions of one image and a generator, as in
-            `bnnkeras.datasets.images`.
+            `bnnkeras.datasets.images`; of an image, its target and a generator, as in
+            `bnnkeras.datasets.dense_images`, for masks and depths.
         shuffle: Whether the order is random. Defaults to `True`.
         seed: Integer that all randomness follows from.
         data_dir: Where the data lie. Defaults to `~/tensorflow_datasets`.
@@ -59,7 +73,8 @@ class TFDSBatches(keras.utils.PyDataset):
         self._builder = _builder(name, data_dir, download)
         self.split = split
         self.batch_size = batch_size
-        self.transforms = ImageTransforms(tuple(transforms))
+        self._dense = _DENSE.get(name.partition("/")[0].partition(":")[0])
+        self.transforms = (DenseTransforms if self._dense else ImageTransforms)(tuple(transforms))
         self.shuffle = shuffle
         self.seed = seed
         self.buffer_size = buffer_size
@@ -70,8 +85,10 @@ class TFDSBatches(keras.utils.PyDataset):
         self._next: tuple[int, int] | None = None
 
     @property
-    def classes(self) -> int:
-        """The number of classes."""
+    def classes(self) -> int | None:
+        """The number of classes; for masks with the one to ignore; `None` for depths."""
+        if self._dense:
+            return self._dense[2]
         return self._builder.info.features["label"].num_classes
 
     def __len__(self) -> int:
@@ -86,20 +103,19 @@ class TFDSBatches(keras.utils.PyDataset):
         self._next = (self.epoch, number + 1)
         first = number * self.batch_size
         with ThreadPoolExecutor(self.threads) as pool:
-            images = list(
-                pool.map(
-                    self._transformed,
-                    itertools.count(first),
-                    [example["image"] for example in examples],
-                )
-            )
-        return np.stack(images), np.array([example["label"] for example in examples])
+            pairs = list(pool.map(self._transformed, itertools.count(first), examples))
+        images, targets = zip(*pairs, strict=True)
+        return np.stack(images), np.stack(targets)
 
     def on_epoch_end(self) -> None:
         self.epoch += 1
 
-    def _transformed(self, index, image):
-        return self.transforms.image(image, np.random.default_rng((self.seed, self.epoch, index)))
+    def _transformed(self, index, example):
+        generator = np.random.default_rng((self.seed, self.epoch, index))
+        if self._dense:
+            feature, decode, _ = self._dense
+            return self.transforms(example["image"], decode(example[feature]), generator)
+        return self.transforms.image(example["image"], generator), example["label"]
 
     def _examples(self, epoch: int) -> Iterator:
         import tensorflow as tf
