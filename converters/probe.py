@@ -336,16 +336,18 @@ def _quantizers(layer) -> list:
     return [quantizer for quantizer in found if quantizer is not None]
 
 
-def _is_plain(quantizer) -> bool:
+def _is_plain(quantizer, of_kernel: bool) -> bool:
     """Whether a quantizer of dyadic values is exact: a sign with a constant threshold and scale.
 
-    Kernels have one magnitude per filter in the probe, of which a mean is exact.
+    Kernels have one magnitude per filter in the probe, of which a mean is exact; inputs have many.
     """
     if not isinstance(quantizer, Binarizer):
         return isinstance(quantizer, NoOp)
     threshold, scale = quantizer.threshold, quantizer.scale
     return (threshold is None or threshold.static) and (
-        scale is None or scale.static or type(scale) in (MeanMagnitude, PowerOfTwoMagnitude)
+        scale is None
+        or scale.static
+        or (of_kernel and type(scale) in (MeanMagnitude, PowerOfTwoMagnitude))
     )
 
 
@@ -377,10 +379,12 @@ def _twin(layer, generator, replaced):
         config["negative_slope"] = 0.25
     for name in layer.quantizer_names if isinstance(layer, QuantizedLayer) else ():
         quantizer = getattr(layer, name)
-        if quantizer is not None and not _is_plain(quantizer):
-            threshold = None if "kernel" in name or "wise" in name else LearnedThreshold()
-            config[name] = Binarizer(threshold=threshold)
-            replaced[layer.name] = f"its {name} {type(quantizer).__name__} rounds"
+        of_kernel = "kernel" in name or "wise" in name
+        if quantizer is not None and not _is_plain(quantizer, of_kernel):
+            config[name] = Binarizer(threshold=None if of_kernel else LearnedThreshold())
+            reason = f"its {name} {type(quantizer).__name__} rounds"
+            known = replaced.get(layer.name)
+            replaced[layer.name] = reason if known is None else f"{known}; {reason}"
     if isinstance(layer, layers.BatchNormalization):
         config["epsilon"] = _EPSILON
     if getattr(layer, "activation", keras.activations.linear) not in _EXACT_ACTIVATIONS:

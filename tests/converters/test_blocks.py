@@ -336,3 +336,16 @@ def test_the_probe_says_what_it_leaves_out(randomized) -> None:
     assert probe.differences(found.twin, probe.dyadic_inputs(found.twin, 2)) == []
     nothing = probe.dyadic_probe(keras.Model(image, layers.Softmax(name="only")(image)))
     assert nothing.twin is None and set(nothing.cuts) == {"only"}
+
+
+def test_the_probe_replaces_scales_of_inputs() -> None:
+    """A mean of magnitudes is exact for kernels of one magnitude per filter, not for inputs."""
+    points = keras.Input((5, 24))
+    xnor = {"input_quantizer": quantizers.XNORInput(), "kernel_quantizer": quantizers.XNORKernel()}
+    x = QuantDense(48, name="first", **xnor)(points)
+    found = probe.dyadic_probe(keras.Model(points, QuantDense(16, name="second", **xnor)(x)))
+    reasons = "its input_quantizer XNORInput rounds; its kernel_quantizer XNORKernel rounds"
+    assert found.cuts == {} and found.replaced == {"first": reasons, "second": reasons}
+    plain = {"input_quantizer": "approx_sign", "kernel_quantizer": "magnitude_aware_sign"}
+    found = probe.dyadic_probe(keras.Model(points, QuantDense(16, name="only", **plain)(points)))
+    assert found.replaced == {}
