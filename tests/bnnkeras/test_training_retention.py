@@ -87,15 +87,15 @@ def test_form_of_the_paper(case, float64, goldens, features, numerics):
         def loss(*maps, beta=beta):
             # Enough steps to converge; the golden values have the exact singular values.
             return training.lipschitz_retention_loss(
-                maps, full, form="paper", iterations=60, normalize_start=True, beta=beta
+                maps, full, form="paper", iterations=150, normalize_start=True, beta=beta
             )
 
         result = numerics.gradients(loss, binary)
-        numerics.assert_close(result.value, golden[f"{case}.paper_loss_beta{beta}"], 1e-8)
+        numerics.assert_close(result.value, golden[f"{case}.paper_loss_beta{beta}"])
         if beta == 2:
             for index, gradient in enumerate(result.inputs):
                 expected = nhwc(golden[f"{case}.paper_grad_beta2_binary{index}"])
-                numerics.assert_close(gradient, expected, 1e-6, label=f"gradient {index}")
+                numerics.assert_close(gradient, expected, label=f"gradient {index}")
 
 
 # --- Properties --------------------------------------------------------------------------------
