@@ -4,6 +4,7 @@ from bnnkeras.zoo import bcdnet, bidense, bipointnet, birealnet, lcrbnn
 from bnnkeras.zoo.bcdnet import BCDNetA, BCDNetB
 from bnnkeras.zoo.bcdnet import recipe as _bcdnet_recipe  # noqa: F401  (registers them)
 from bnnkeras.zoo.bidense import BiDenseDPT, BiDenseUperNet
+from bnnkeras.zoo.bidense import recipe as _bidense_recipe  # noqa: F401
 from bnnkeras.zoo.bipointnet import (
     BiDGCNN,
     BiPointCNN,

@@ -31,7 +31,10 @@ from bnnkeras.zoo.birealnet.scales import bn_retraining
 from bnnkeras.zoo.registry import get
 
 # Splits of TensorFlow Datasets to train on and to evaluate on.
-_SPLITS = {"imagenet2012": ("train", "validation")}
+_SPLITS = {
+    "imagenet2012": ("train", "validation"),
+    "nyu_depth_v2": ("train", "validation"),
+}
 _OTHER_SPLITS = ("train", "test")
 _OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
@@ -266,11 +269,13 @@ class Recipe:
         if validation is None and isinstance(train, str):
             validation = train
         held_out = None if validation is None else self._data(validation, False, source)
+        # Arrays do not know theirs, and depths have none.
+        classes = getattr(train_batches, "classes", None)
         arguments = {
             "input_shape": tuple(np.shape(train_batches[0][0])[1:]),
-            **({"classes": train_batches.classes} if isinstance(train, str) else {}),
+            **({} if classes is None else {"classes": classes}),
             **self.model_arguments,
-            "classifier_activation": None,
+            **self._head_arguments(),
         }
         teacher = self._teacher(teacher, arguments)
 
@@ -302,19 +307,7 @@ class Recipe:
         trainer = model
         if teacher is not None:
             trainer = self._trainer(model, teacher)
-        trainer.compile(
-            stage.optimizer.build(stage.rates.schedule(stage.epochs, len(train))),
-            SmoothedCrossentropy(stage.label_smoothing),
-            metrics=[
-                keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
-                # PyTorch has no five largest of fewer values.
-                keras.metrics.SparseTopKCategoricalAccuracy(
-                    min(5, model.output_shape[-1]), name="top5_accuracy"
-                ),
-                # What validation reports, without smoothing and regularizer.
-                keras.metrics.SparseCategoricalCrossentropy(name="crossentropy", from_logits=True),
-            ],
-        )
+        self._compile(trainer, stage, len(train), model.output_shape[-1])
         callbacks = list(callbacks)
         if self.error_decay is not None and not stage.model_arguments.get("activation"):
             callbacks.insert(0, EDESchedule(*self.error_decay))
@@ -335,6 +328,24 @@ class Recipe:
             with replacing(folder / "history.json") as temporary:
                 temporary.write_text(json.dumps(record))
         return model, history
+
+    def _head_arguments(self) -> dict:
+        """Arguments that make the network return logits."""
+        return {"classifier_activation": None}
+
+    def _compile(self, trainer, stage, steps_per_epoch, classes) -> None:
+        """Gives the trainer of a network with so many outputs its optimizer, loss and metrics."""
+        trainer.compile(
+            stage.optimizer.build(stage.rates.schedule(stage.epochs, steps_per_epoch)),
+            SmoothedCrossentropy(stage.label_smoothing),
+            metrics=[
+                keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+                # PyTorch has no five largest of fewer values.
+                keras.metrics.SparseTopKCategoricalAccuracy(min(5, classes), name="top5_accuracy"),
+                # What validation reports, without smoothing and regularizer.
+                keras.metrics.SparseCategoricalCrossentropy(name="crossentropy", from_logits=True),
+            ],
+        )
 
     def _trainer(self, model, teacher) -> keras.Model:
         if self.distillation is not None:

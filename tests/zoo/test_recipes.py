@@ -157,6 +157,8 @@ def test_every_recipe_names_what_exists(name):
     model_arguments = {**recipe.model_arguments, **recipe.stages[0].model_arguments}
     # Clouds of points, or images.
     input_shape = (256, 3) if recipe.dataset == "modelnet40" else (32, 32, 3)
+    if recipe.model.startswith("bidense"):
+        input_shape, model_arguments["size"] = (56, 56, 3), "pocket"
     zoo.get(recipe.model, input_shape=input_shape, classes=10, **model_arguments)
 
 
