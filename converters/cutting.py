@@ -35,7 +35,7 @@ class OperatorCutter:
 
     def __init__(self, data: bytes) -> None:
         self.model = flatbuffer.read(data)
-        self._content = flatbuffer._unpack(data)
+        self._content = flatbuffer.unpack(data)
         self._made_of_constants = {
             output: position
             for position in constant_operators(self.model)
@@ -89,7 +89,7 @@ class OperatorCutter:
         content.subgraphs = [graph]
         content.signatureDefs, content.metadata = [], []
         content.buffers = _only({tensor.buffer for tensor in tensors}, content.buffers)
-        return Cut(flatbuffer._pack(content), tuple(computed))
+        return Cut(flatbuffer.pack(content), tuple(computed))
 
     def _is_computed(self, tensor: int) -> bool:
         """Whether a tensor depends on the model's inputs."""

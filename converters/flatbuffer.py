@@ -177,8 +177,8 @@ def read(data: bytes) -> FlatbufferModel:
         ImportError: If the `deploy` extra is missing.
         ValueError: If an index or a constant's size does not fit.
     """
-    schema = _schema()
-    model = _unpack(data)
+    schema = tflite_schema()
+    model = unpack(data)
     graph = model.subgraphs[0]
     tensors = tuple(_tensor(schema, model, index) for index in range(len(graph.tensors)))
     tensors = _with_filled(schema, model, tensors)
@@ -212,8 +212,8 @@ def with_outputs(data: bytes, tensor_indices: Sequence[int]) -> bytes:
     Raises:
         ValueError: If a tensor does not exist, is computed by no operator, or comes twice.
     """
-    schema = _schema()
-    model = _unpack(data)
+    schema = tflite_schema()
+    model = unpack(data)
     _drop_metadata(model)
     graph = model.subgraphs[0]
     computed = {int(index) for operator in graph.operators for index in operator.outputs}
@@ -230,7 +230,7 @@ def with_outputs(data: bytes, tensor_indices: Sequence[int]) -> bytes:
             entry = schema.TensorMapT()
             entry.name, entry.tensorIndex = f"tensor_{index}", index
             signature.outputs.append(entry)
-    return _pack(model)
+    return pack(model)
 
 
 def with_names(
@@ -250,7 +250,7 @@ def with_names(
     Raises:
         ValueError: If `inputs` or `outputs` are not the signature's.
     """
-    model = _unpack(data)
+    model = unpack(data)
     _drop_metadata(model)
     graph = model.subgraphs[0]
     for index, name in tensor_names.items():
@@ -267,7 +267,7 @@ def with_names(
             )
         # One tensor may be several outputs; LCE knows it at one position only.
         setattr(graph, what, [*dict.fromkeys(known[name] for name in names)])
-    return _pack(model)
+    return pack(model)
 
 
 def with_metadata(data: bytes, values: Mapping[str, Any]) -> bytes:
@@ -284,12 +284,12 @@ def with_metadata(data: bytes, values: Mapping[str, Any]) -> bytes:
         TypeError: If `values` holds something JSON does not have.
         ValueError: If `values` has the key of the hash, `"bnnkeras_sha256"`.
     """
-    schema = _schema()
+    schema = tflite_schema()
     if _HASH_KEY in values:
         raise ValueError(
             f"`values` must leave the key {_HASH_KEY!r} free. Received: {sorted(values)}"
         )
-    model = _unpack(data)
+    model = unpack(data)
     _drop_metadata(model)
     text = json.dumps({_HASH_KEY: "0" * _HASH_DIGITS, **values})
     buffer = schema.BufferT()
@@ -298,7 +298,7 @@ def with_metadata(data: bytes, values: Mapping[str, Any]) -> bytes:
     entry = schema.MetadataT()
     entry.name, entry.buffer = _METADATA_NAME, len(model.buffers) - 1
     model.metadata = [*_list(model.metadata), entry]
-    packed = bytearray(_pack(model))
+    packed = bytearray(pack(model))
     start = packed.index(_SEAL) + len(_SEAL)
     packed[start : start + _HASH_DIGITS] = hashlib.sha256(packed).hexdigest().encode()
     return bytes(packed)
@@ -371,7 +371,7 @@ def check(data: bytes) -> None:
             f"not match. {received}"
         )
     _verify_structure(data, received)
-    model = _unpack(data)
+    model = unpack(data)
     named = any(entry.name == _METADATA_NAME for entry in _list(model.metadata))
     if named is not bool(sealed):
         raise ValueError(
@@ -384,7 +384,7 @@ def check(data: bytes) -> None:
         raise ValueError(
             f"The file is damaged: {type(error).__name__}: {error}. {received}"
         ) from error
-    builtins = vars(_schema().BuiltinOperator)
+    builtins = vars(tflite_schema().BuiltinOperator)
     custom = {item.kind for item in parsed.operators if item.kind not in builtins}
     if not custom <= LCE_OPERATORS:
         raise ValueError(
@@ -393,12 +393,21 @@ def check(data: bytes) -> None:
         )
 
 
-def _schema() -> ModuleType:
+def tflite_schema() -> ModuleType:
+    """The classes of TFLite's schema, as LCE brings them."""
     return import_or_explain("larq_compute_engine.mlir.python.tflite_schema")
 
 
-def _unpack(data: bytes) -> Any:
-    schema = _schema()
+def unpack(data: bytes) -> Any:
+    """A file as objects of `tflite_schema()`, to change and `pack` again.
+
+    Args:
+        data: Bytes of a file that has passed TFLite's verifier (see `check`).
+
+    Raises:
+        ValueError: If it is larger than 2 GB.
+    """
+    schema = tflite_schema()
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
     if any(buffer.offset > 1 for buffer in model.buffers):
         raise ValueError(
@@ -408,7 +417,8 @@ def _unpack(data: bytes) -> Any:
     return model
 
 
-def _pack(model: Any) -> bytes:
+def pack(model: Any) -> bytes:
+    """The inverse of `unpack`, with constants aligned as kernels need them."""
     flatbuffers = import_or_explain("flatbuffers")
     model.buffers = [_AlignedBuffer(buffer.data) for buffer in model.buffers]
     builder = flatbuffers.Builder(1 << 16)
@@ -427,7 +437,7 @@ class _AlignedBuffer:
 
     def Pack(self, builder: Any) -> int:
         """Writes the buffer, under the name that the schema's classes call."""
-        schema = _schema()
+        schema = tflite_schema()
         if self.data is not None:
             content = np.ascontiguousarray(self.data, np.uint8).tobytes()
             builder.StartVector(1, len(content), _TFLITE_ALIGNMENT)

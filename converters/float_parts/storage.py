@@ -148,8 +148,8 @@ class _Editor:
     """A file whose constants are replaced."""
 
     def __init__(self, data: bytes) -> None:
-        self._schema = flatbuffer._schema()
-        self._model = flatbuffer._unpack(data)
+        self._schema = flatbuffer.tflite_schema()
+        self._model = flatbuffer.unpack(data)
         self._graph = self._model.subgraphs[0]
         self._operators = list(self._graph.operators)
         self._dequantized: set[int] = set()
@@ -188,7 +188,7 @@ class _Editor:
         for tensor in self._graph.tensors:
             if tensor.buffer not in used:
                 tensor.buffer = 0
-        return flatbuffer._pack(self._model)
+        return flatbuffer.pack(self._model)
 
     def _constant(self, item, rows, scales) -> int:
         schema, old = self._schema, self._graph.tensors[item.constant]

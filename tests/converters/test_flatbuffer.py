@@ -112,13 +112,13 @@ def test_options_of_a_binary_convolution(folder: Path) -> None:
 
 
 def test_quantization_is_read(folder: Path) -> None:
-    schema = flatbuffer._schema()
-    model = flatbuffer._unpack(_data(folder, "chain"))
+    schema = flatbuffer.tflite_schema()
+    model = flatbuffer.unpack(_data(folder, "chain"))
     quantization = schema.QuantizationParametersT()
     quantization.scale, quantization.zeroPoint = [0.5, 0.25], [3, -4]
     quantization.quantizedDimension = 2
     model.subgraphs[0].tensors[0].quantization = quantization
-    read = flatbuffer.read(flatbuffer._pack(model)).tensors[0].quantization
+    read = flatbuffer.read(flatbuffer.pack(model)).tensors[0].quantization
     assert read is not None and read.axis == 2
     np.testing.assert_array_equal(read.scale, np.float32([0.5, 0.25]))
     np.testing.assert_array_equal(read.zero_point, [3, -4])
@@ -186,7 +186,7 @@ def test_metadata_is_replaced_not_added(folder: Path) -> None:
     twice = flatbuffer.with_metadata(once, {"value": "second"})
     assert flatbuffer.metadata(twice) == {"value": "second"}
     assert b"first" not in twice
-    names = [entry.name for entry in flatbuffer._unpack(twice).metadata]
+    names = [entry.name for entry in flatbuffer.unpack(twice).metadata]
     assert sorted(names) == [b"bnnkeras", b"min_runtime_version"]
     flatbuffer.check(twice)
 
@@ -241,7 +241,7 @@ def test_custom_operators_other_than_lce_are_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["index", "constant", "opcode", "signature"])
 def test_what_the_verifier_lets_through_is_refused(folder: Path, damage: str) -> None:
-    model = flatbuffer._unpack(_data(folder, "chain"))
+    model = flatbuffer.unpack(_data(folder, "chain"))
     graph = model.subgraphs[0]
     if damage == "index":
         graph.operators[0].outputs = [len(graph.tensors)]
@@ -252,4 +252,4 @@ def test_what_the_verifier_lets_through_is_refused(folder: Path, damage: str) ->
     else:
         model.signatureDefs[0].inputs[0].tensorIndex = 3
     with pytest.raises(ValueError, match="Received: "):
-        flatbuffer.check(flatbuffer._pack(model))
+        flatbuffer.check(flatbuffer.pack(model))

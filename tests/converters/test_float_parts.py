@@ -227,9 +227,9 @@ def test_a_network_without_zero_padding_is_int8_throughout(randomized, images) -
 
 def _edit(data, change):
     """The file after `change(model, file)`, with its metadata, sealed anew."""
-    model = flatbuffer._unpack(data)
+    model = flatbuffer.unpack(data)
     change(model, flatbuffer.read(data))
-    return flatbuffer.with_metadata(flatbuffer._pack(model), _metadata(data))
+    return flatbuffer.with_metadata(flatbuffer.pack(model), _metadata(data))
 
 
 def _metadata(data):
@@ -308,7 +308,7 @@ def _shift_the_padding(model, file):
 def _clip(model, file):
     operator = _operator(file, "CONV_2D").operator
     options = model.subgraphs[0].operators[operator.index].builtinOptions
-    options.fusedActivationFunction = flatbuffer._schema().ActivationFunctionType.RELU
+    options.fusedActivationFunction = flatbuffer.tflite_schema().ActivationFunctionType.RELU
 
 
 def _move_an_activation_scale(model, file):

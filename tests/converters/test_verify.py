@@ -111,12 +111,12 @@ class _File:
 
     def __init__(self, data: bytes):
         self.read = flatbuffer.read(data)
-        self.model = flatbuffer._unpack(data)
+        self.model = flatbuffer.unpack(data)
         self.graph = self.model.subgraphs[0]
 
     def bytes(self) -> bytes:
         # Sealed again: the seal is no part of what is tested here.
-        return flatbuffer.with_metadata(flatbuffer._pack(self.model), {})
+        return flatbuffer.with_metadata(flatbuffer.pack(self.model), {})
 
     def operator(self, kind: str, number: int = 0):
         indices = [item.index for item in self.read.operators if item.kind == kind]
@@ -199,7 +199,7 @@ def _pad_with_ones(file):
 
 
 def _pad_nothing(file):
-    schema = flatbuffer._schema()
+    schema = flatbuffer.tflite_schema()
     file.set_option(file.convolution(_is_same), "padding", schema.Padding.VALID)
 
 
@@ -222,7 +222,7 @@ def _give_a_multiplier_four_axes(file):
 
 
 def _clip(file):
-    relu = flatbuffer._schema().ActivationFunctionType.RELU
+    relu = flatbuffer.tflite_schema().ActivationFunctionType.RELU
     file.set_option(
         file.convolution(lambda binary: binary.activation == "none" and _is_float_output(binary)),
         "fused_activation_function",
@@ -231,7 +231,7 @@ def _clip(file):
 
 
 def _do_not_clip(file):
-    none = flatbuffer._schema().ActivationFunctionType.NONE
+    none = flatbuffer.tflite_schema().ActivationFunctionType.NONE
     operator = file.convolution(lambda binary: binary.activation == "relu")
     file.set_option(operator, "fused_activation_function", none)
 
