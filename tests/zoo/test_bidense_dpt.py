@@ -10,13 +10,15 @@ import pytest
 from keras import ops
 
 from bnnkeras.models import ModelProfile
+from bnnkeras.training import ScaleInvariantLogLoss
 from bnnkeras.zoo import BiDenseDPT
 from bnnkeras.zoo import bidense as package
 from bnnkeras.zoo.bidense import blocks, dpt, vit
 
 HERE = Path(__file__).parent
 SMALL = {"input_shape": (56, 84, 3), "size": "pocket", "classes": 12}
-FORM = blocks.Binary(sign_of_zero=0)
+DECODER = dpt.BinaryDecoder(blocks.Binary(sign_of_zero=0))
+TOKENS = vit.BinaryTokens(sign_of_zero=0)
 
 
 @pytest.fixture(scope="session")
@@ -45,32 +47,32 @@ def _of_one(build):
 
 def _fusion(shape):
     maps = [keras.Input(shape), keras.Input(shape)]
-    return maps, dpt.fuse(*maps, FORM, "refine1")
+    return maps, dpt.fuse(*maps, DECODER, "refine1")
 
 
 # Golden name: how it is built, shape of the inputs, official prefix.
 BLOCKS = {
     "resconfunit": (
-        _of_one(lambda x: dpt.convolution_unit(x, FORM, "refine1_rcu1")),
+        _of_one(lambda x: DECODER.convolution_unit(x, "refine1_rcu1")),
         (5, 6, 8),
         "scratch.refinenet1.resConfUnit1.",
     ),
     "ffb1": (
-        _of_one(lambda x: dpt.fuse(x, None, FORM, "refine1")),
+        _of_one(lambda x: dpt.fuse(x, None, DECODER, "refine1")),
         (3, 4, 8),
         "scratch.refinenet1.",
     ),
     "ffb2": (_fusion, (3, 4, 8), "scratch.refinenet1."),
-    "up4": (_of_one(lambda x: dpt.grow(x, 4, FORM, "resize0")), (3, 2, 6), "resize_layers.0."),
-    "down": (_of_one(lambda x: dpt.shrink(x, FORM, "resize3")), (6, 5, 8), "resize_layers.3."),
+    "up4": (_of_one(lambda x: DECODER.grow(x, 4, "resize0")), (3, 2, 6), "resize_layers.0."),
+    "down": (_of_one(lambda x: DECODER.shrink(x, "resize3")), (6, 5, 8), "resize_layers.3."),
     "vit_attn": (
-        _of_one(lambda x: vit.attention(x, 2, 0, "block0")),
+        _of_one(lambda x: vit.attention(x, 2, TOKENS, "block0")),
         (9, 16),
         "backbone.blocks.0.attn.",
     ),
-    "vit_mlp": (_of_one(lambda x: vit.mlp(x, 0, "block0")), (9, 16), "backbone.blocks.0.mlp."),
+    "vit_mlp": (_of_one(lambda x: vit.mlp(x, TOKENS, "block0")), (9, 16), "backbone.blocks.0.mlp."),
     "vit_block": (
-        _of_one(lambda x: vit.block(x, 2, 0, "block0")),
+        _of_one(lambda x: vit.block(x, 2, TOKENS, "block0")),
         (9, 16),
         "backbone.blocks.0.",
     ),
@@ -144,18 +146,40 @@ def test_official_image_resizing(source, target, float64, goldens, fill, numeric
 
 
 STAGES = {
-    "backbone.patch_embed": "patches",
-    "resize_layers.0": "resize0_add",
-    "resize_layers.3": "resize3_add",
-    "scratch.refinenet4": "refine4_resize",
-    "scratch.refinenet1": "refine1_resize",
-    "scratch.output_conv1": "neck_add",
+    "backbone.patch_embed": ("patches",),
+    "backbone.blocks.11": ("block11_add2",),
+    "resize_layers.0": ("resize0_add", "resize0_conv"),
+    "resize_layers.3": ("resize3_add", "resize3_conv"),
+    "scratch.refinenet4": ("refine4_resize",),
+    "scratch.refinenet1": ("refine1_resize",),
+    "scratch.output_conv1": ("neck_add", "neck_conv"),
 }
 NETWORKS = {
     "dpt_bidense_seg151": ({}, (56, 84), 8),
     "dpt_bidense_seg151_resized": ({}, (60, 90), 12),
     "dpt_bidense_depth": ({"task": "depth"}, (84, 56), 4),
+    "dpt_fp32_0_seg151": ({"precision": "scratch"}, (56, 56), 16),
+    "dpt_fp32_0_depth": ({"precision": "scratch", "task": "depth"}, (56, 56), 8),
+    "dpt_fp32_seg151": ({"precision": "pretrained"}, (56, 56), 16),
+    "dpt_fp32_depth": ({"precision": "pretrained", "task": "depth"}, (56, 56), 8),
 }
+
+
+def official_network(case, goldens, fill, bidense, size=None):
+    """The network with the official parameters behind a golden, and its name map."""
+    arguments, (height, width), _ = NETWORKS[case]
+    height, width = size or (height, width)
+    model = BiDenseDPT(input_shape=(height, width, 3), sign_of_zero=0, **arguments)
+    bidense.with_exact_gelu(model)
+    state = bidense.filled(fill, goldens.names("bidense", case.removesuffix("_resized")))
+    name_map = "bidense_dpt" if "bidense" in case else "bidense_dpt_real"
+    if case == "dpt_fp32_depth":
+        name_map = "bidense_dpt_pretrained_depth"
+    report = bidense.load(model, state, name_map)
+    unused = {name for name in state if "num_batches" in name or "mask_token" in name}
+    unused |= {name for name in state if "refinenet4.resConfUnit1" in name}
+    assert set(state) - unused == set(report.loaded) - unused
+    return model, name_map
 
 
 @pytest.mark.slow
@@ -164,13 +188,14 @@ def test_official_network(case, float64, goldens, fill, numerics, reference, bid
     if backend != "tensorflow":
         pytest.skip("minutes to compile; all blocks run on this backend")
     golden = goldens("bidense", "models_dpt")
-    arguments, (height, width), step = NETWORKS[case]
-    model = BiDenseDPT(input_shape=(height, width, 3), sign_of_zero=0, **arguments)
-    bidense.with_exact_gelu(model)
-    state = bidense.filled(fill, goldens.names("bidense", case.removesuffix("_resized")))
-    bidense.load(model, state, "bidense_dpt")
+    _, (height, width), step = NETWORKS[case]
+    model, _ = official_network(case, goldens, fill, bidense)
     x = fill.fill_input(f"x:{case}", (1, 3, height, width), -2, 2)
-    outputs = reference.layer_outputs(model, STAGES)(reference.nhwc(x), training=False)
+    layers = {layer.name for layer in model.layers}
+    tapped = {
+        stage: next(name for name in names if name in layers) for stage, names in STAGES.items()
+    }
+    outputs = reference.layer_outputs(model, tapped)(reference.nhwc(x), training=False)
     outputs = {name: reference.nchw(numpy(y)) for name, y in outputs.items()}
     y = outputs.pop("logits")
     numerics.assert_close(y[:, :, ::step, ::step], golden[f"{case}/eval/out_sub"], label="out")
@@ -186,10 +211,57 @@ def test_official_network(case, float64, goldens, fill, numerics, reference, bid
             numerics.assert_close(mean, golden[f"{key}/mean"], label=stage)
 
 
+@pytest.mark.slow
+def test_official_training_step(float64, goldens, fill, numerics, reference, bidense, backend):
+    """The loss, the norm of every gradient, and the running variances after one step."""
+    if backend != "tensorflow":
+        pytest.skip("minutes to compile; all blocks take a training step on this backend")
+    case = "dpt_bidense_depth"
+    golden = goldens("bidense", "models_dpt")
+    model, name_map = official_network(case, goldens, fill, bidense, (56, 56))
+    names = reference.Names(model, name_map)
+    before = {variable.path: numpy(variable).copy() for variable in model.non_trainable_variables}
+    x = reference.nhwc(fill.fill_input(f"x:{case}:train", (2, 3, 56, 56), -2, 2))
+    target = reference.nhwc(fill.fill_input(f"target:{case}", (2, 1, 56, 56), -1, 10))
+    criterion, losses = ScaleInvariantLogLoss(dtype="float64"), []
+
+    def loss(outputs):
+        losses.append(criterion(ops.convert_to_tensor(np.maximum(target, 0)), outputs))
+        return losses[-1]
+
+    result = numerics.gradients(model, [x], loss=loss, training=True)
+    numerics.assert_close(numpy(losses[0])[None], golden[f"{case}/train/loss"], label="loss")
+    gradients = bidense.official_gradients(result, names)
+    wanted = golden[f"{case}/train/grad_names"].tolist()
+    assert set(wanted) == set(gradients)
+    norms = np.array([np.linalg.norm(gradients[name]) for name in wanted])
+    expected = golden[f"{case}/train/grad_l2"]
+    # Norms of what batch normalization cancels are rounding noise.
+    np.testing.assert_allclose(norms, expected, rtol=1e-8, atol=1e-9)
+    statistics = bidense.official_statistics(model, names, before, x)
+    wanted = golden[f"{case}/train/running_var_names"].tolist()
+    found = [statistics[name].mean() for name in wanted if name in statistics]
+    expected = [
+        value
+        for name, value in zip(wanted, golden[f"{case}/train/running_var_mean"], strict=True)
+        if name in statistics
+    ]
+    assert len(found) == len(statistics) / 2
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("task", ["segmentation", "depth"])
-@pytest.mark.parametrize("scale_axis", ["channel", "layer"])
-def test_small_network(task, scale_axis):
-    model = BiDenseDPT(**SMALL, task=task, scale_axis=scale_axis)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"scale_axis": "layer"},
+        {"precision": "scratch"},
+        {"precision": "pretrained"},
+    ],
+)
+def test_small_network(task, arguments):
+    model = BiDenseDPT(**SMALL, task=task, **arguments)
     y = numpy(model(np.random.default_rng(0).normal(size=(2, 56, 84, 3)).astype("float32")))
     assert y.shape == (2, 56, 84, 12 if task == "segmentation" else 1) and np.isfinite(y).all()
 
@@ -207,6 +279,7 @@ def test_saved_and_loaded(tmp_path):
     [
         ({"size": "huge"}, "`size` must be one of .*Received: size='huge'"),
         ({"input_shape": (28, 84, 3)}, r"at least 56. Received: \(28, 84, 3\)"),
+        ({"precision": "half"}, "`precision` must be .*Received: precision='half'"),
         ({"scale_axis": "group"}, "`scale_axis` must be .*Received: scale_axis='group'"),
     ],
 )

@@ -23,14 +23,17 @@ from bnnkeras.zoo import builder
 SCALE_AXES = ("channel", "layer")
 
 
-def real_convolution(x, filters, size, name, strides=1, use_bias=True):
-    """A convolution of full precision with PyTorch's initial values, padded on both sides."""
+def real_convolution(x, filters, size, name, strides=1, use_bias=True, padding=None):
+    """A convolution of full precision with PyTorch's initial values.
+
+    It is padded on both sides, unless it has a stride and `padding` is not given.
+    """
     bound = 1 / math.sqrt(x.shape[-1] * size**2)
     return QuantConv2D(
         filters,
         size,
         strides=strides,
-        padding="symmetric" if strides == 1 else "valid",
+        padding=padding or ("symmetric" if strides == 1 else "valid"),
         use_bias=use_bias,
         kernel_initializer=builder.torch_initializer(),
         bias_initializer=keras.initializers.RandomUniform(-bound, bound),
@@ -309,3 +312,20 @@ def _shared_convolution(filters, name):
         bias_initializer=keras.initializers.RandomUniform(-bound, bound),
         name=f"{name}_conv",
     )
+
+
+_REAL_FORMS = {"scratch": Scratch, "pretrained": Pretrained}
+
+
+def form_of(precision: str, scale_axis: str, sign_of_zero: int):
+    """The form that a network's `precision` names.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    known = ["binary", *_REAL_FORMS]
+    if precision not in known:
+        raise ValueError(f"`precision` must be one of {known}. Received: precision={precision!r}")
+    # Checks its arguments, which networks of full precision have too.
+    binary = Binary(scale_axis, sign_of_zero)
+    return binary if precision == "binary" else _REAL_FORMS[precision]()

@@ -195,23 +195,30 @@ def _linear(official: str, layer: str, scaled: bool = False):
 
 
 _VIT = "backbone.blocks.{b}"
-_TRANSFORMER = [
-    Rule("backbone.cls_token", "tokens/cls_token", layout=Layout()),
-    Rule("backbone.pos_embed", "tokens/pos_embed", layout=Layout()),
-    *weight_and_bias("backbone.patch_embed.proj", "patch_embed"),
-    *_layer_normalization(f"{_VIT}.norm1", "block{b}_norm1"),
-    *_layer_normalization(f"{_VIT}.norm2", "block{b}_norm2"),
-    *_linear(f"{_VIT}.attn.qkv", "block{b}_qkv", scaled=True),
-    *_linear(f"{_VIT}.attn.proj", "block{b}_proj", scaled=True),
-    *_linear(f"{_VIT}.mlp.fc1", "block{b}_fc1"),
-    *_linear(f"{_VIT}.mlp.fc2", "block{b}_fc2"),
-    Rule(f"{_VIT}.ls1.gamma", "block{b}_ls1/gamma"),
-    Rule(f"{_VIT}.ls2.gamma", "block{b}_ls2/gamma"),
-    *_layer_normalization("backbone.norm", "norm"),
-]
+
+
+def _transformer(scaled: bool):
+    """DINOv2; its binary form has trained scales."""
+    return [
+        Rule("backbone.cls_token", "tokens/cls_token", layout=Layout()),
+        Rule("backbone.pos_embed", "tokens/pos_embed", layout=Layout()),
+        *weight_and_bias("backbone.patch_embed.proj", "patch_embed"),
+        *_layer_normalization(f"{_VIT}.norm1", "block{b}_norm1"),
+        *_layer_normalization(f"{_VIT}.norm2", "block{b}_norm2"),
+        *_linear(f"{_VIT}.attn.qkv", "block{b}_qkv", scaled),
+        *_linear(f"{_VIT}.attn.proj", "block{b}_proj", scaled),
+        *_linear(f"{_VIT}.mlp.fc1", "block{b}_fc1"),
+        *_linear(f"{_VIT}.mlp.fc2", "block{b}_fc2"),
+        Rule(f"{_VIT}.ls1.gamma", "block{b}_ls1/gamma"),
+        Rule(f"{_VIT}.ls2.gamma", "block{b}_ls2/gamma"),
+        *_layer_normalization("backbone.norm", "norm"),
+    ]
+
+
 _RCU = "scratch.refinenet{r}.resConfUnit{u}"
+_HEAD = "scratch.output_conv2"
 _DPT = [
-    *_TRANSFORMER,
+    *_transformer(scaled=True),
     *_unit("projects.{i}", "project{i}"),
     # Only that of the map that shrinks is an ordinary convolution.
     *_unit("resize_layers.3.conv", "resize3"),
@@ -221,21 +228,37 @@ _DPT = [
     _move(f"{_RCU}.move{{n}}", "refine{r}_rcu{u}_move{n}"),
     _slope(f"{_RCU}.prelu{{n}}", "refine{r}_rcu{u}_prelu{n}"),
     *_unit("scratch.output_conv1", "neck"),
-    *_unit("scratch.output_conv2.0", "head"),
-    *weight_and_bias("scratch.output_conv2.2", "prediction"),
+    *_unit(f"{_HEAD}.0", "head"),
+    *weight_and_bias(f"{_HEAD}.2", "prediction"),
 ]
+_REAL_DPT = [
+    *_transformer(scaled=False),
+    *weight_and_bias("projects.{i}", "project{i}_conv"),
+    *weight_and_bias("resize_layers.{i}", "resize{i}_conv"),
+    *weight_and_bias("scratch.layer{i}_rn", "layer{i}_rn_conv"),
+    *weight_and_bias(f"{_RCU}.conv{{n}}", "refine{r}_rcu{u}_conv{n}"),
+    *batch_normalization(f"{_RCU}.bn{{n}}", "refine{r}_rcu{u}_bn{n}"),
+    *_normalized("scratch.", "output_conv1", "norm", "neck"),
+    *_normalized(f"{_HEAD}.", "0", "1", "head"),
+]
+# The coarsest map has nothing to join.
+_UNUSED_DPT = ["backbone.mask_token", "scratch.refinenet4.resConfUnit1.*", "criterion.weight"]
 
 NAMES = {
-    "dpt": register_name_map(
+    "dpt": register_name_map(NameMap("bidense_dpt", _DPT, unused=_UNUSED_DPT)),
+    # Batch normalization lies before the prediction, but not in the original's depths.
+    "dpt_real": register_name_map(
         NameMap(
-            "bidense_dpt",
-            _DPT,
-            # The coarsest map has nothing to join.
-            unused=[
-                "backbone.mask_token",
-                "scratch.refinenet4.resConfUnit1.*",
-                "criterion.weight",
-            ],
+            "bidense_dpt_real",
+            [*_REAL_DPT, *weight_and_bias(f"{_HEAD}.3", "prediction")],
+            unused=_UNUSED_DPT,
+        )
+    ),
+    "dpt_pretrained_depth": register_name_map(
+        NameMap(
+            "bidense_dpt_pretrained_depth",
+            [*_REAL_DPT, *weight_and_bias(f"{_HEAD}.2", "prediction")],
+            unused=_UNUSED_DPT,
         )
     ),
     "binary": register_name_map(NameMap("bidense_upernet", _BINARY, unused=_UNUSED)),

@@ -7,14 +7,12 @@ Official repository: github.com/frickyinn/BiDense. No trained weights are publis
     code of it is used here.
 """
 
-from typing import Any
-
 import keras
 from keras import layers
 
 from bnnkeras.layers import AdaptiveAveragePooling, AlignedResizing
 from bnnkeras.zoo import builder
-from bnnkeras.zoo.bidense.blocks import Binary, Pretrained, Scratch
+from bnnkeras.zoo.bidense.blocks import form_of
 from bnnkeras.zoo.bidense.heads import check_task, dense_head
 from bnnkeras.zoo.registry import register_model
 
@@ -26,7 +24,6 @@ SIZES = {
     "base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
     "large": ((3, 3, 27, 3), (192, 384, 768, 1536)),
 }
-FORMS = {"scratch": Scratch, "pretrained": Pretrained}
 _POOLS = (1, 2, 4, 6)
 
 
@@ -163,13 +160,8 @@ def BiDenseUperNet(
     """
     if size not in SIZES:
         raise ValueError(f"`size` must be one of {list(SIZES)}. Received: size={size!r}")
-    if precision not in ("binary", *FORMS):
-        raise ValueError(
-            f"`precision` must be one of {['binary', *FORMS]}. Received: precision={precision!r}"
-        )
     check_task(task, classes, max_depth, classify_at)
-    binary = Binary(scale_axis, sign_of_zero)
-    form: Any = binary if precision == "binary" else FORMS[precision]()
+    form = form_of(precision, scale_axis, sign_of_zero)
     inputs = builder.image_input(input_shape, input_tensor, default_shape=(480, 480, 3))
     if None in inputs.shape[1:3] or min(inputs.shape[1:3]) < 32:
         raise ValueError(

@@ -1,6 +1,10 @@
-"""The binary vision transformer of BiDense's DPT: DINOv2's layout with BiViT's quantizers."""
+"""The vision transformer of BiDense's DPT: DINOv2's layout, with BiViT's quantizers or real.
+
+A form is a class that makes the layers; `backbone` puts them together.
+"""
 
 import math
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -120,8 +124,59 @@ class TokenEmbedding(keras.layers.Layer):
         return {**super().get_config(), "rows": self.rows, "columns": self.columns}
 
 
+class _Attention(keras.layers.Layer):
+    """What both kinds of attention share: the heads apart, and together again.
+
+    Args:
+        heads: Positive integer.
+    """
+
+    def __init__(self, heads, **kwargs):
+        super().__init__(**kwargs)
+        self.heads = heads
+
+    def attended(self, inputs):
+        """`mixed` of the queries, keys and values in `(batch, tokens, 3 * heads * d)`."""
+        tokens, channels = inputs.shape[1], inputs.shape[2] // 3
+        x = ops.reshape(inputs, (-1, tokens, 3, self.heads, channels // self.heads))
+        # (B, N, 3, heads, d) -> 3 of (B, heads, N, d)
+        x = ops.transpose(x, (2, 0, 3, 1, 4))
+        y = ops.transpose(self.mixed(x[0], x[1], x[2]), (0, 2, 1, 3))
+        return ops.reshape(y, (-1, tokens, channels))
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], input_shape[-1] // 3)
+
+    def get_config(self):
+        return {**super().get_config(), "heads": self.heads}
+
+
 @register
-class BinaryAttention(keras.layers.Layer):
+class SelfAttention(_Attention):
+    """y = softmax(q k^T / sqrt(d)) v.
+
+    Args:
+        heads: Positive integer.
+
+    Call arguments:
+        inputs: `(batch, tokens, 3 * heads * d)`: q, k and v, each with all heads.
+
+    Reference:
+        Vaswani et al., Attention Is All You Need (NIPS 2017).
+    """
+
+    def call(self, inputs):
+        return self.attended(inputs)
+
+    def mixed(self, queries, keys, values):
+        """What each head says, `(batch, heads, tokens, d)`."""
+        scale = queries.shape[-1] ** -0.5
+        logits = ops.matmul(queries * scale, ops.transpose(keys, (0, 1, 3, 2)))
+        return ops.matmul(ops.softmax(logits, axis=-1), values)
+
+
+@register
+class BinaryAttention(_Attention):
     """y = P sign(v), P of 0 and 1: where softmax(sign(q) sign(k)^T / sqrt(d)) >= its maximum / 4.
 
     The gradient of P is that of the softmax. y holds integers.
@@ -138,80 +193,104 @@ class BinaryAttention(keras.layers.Layer):
     """
 
     def __init__(self, heads, sign_of_zero=1, quantizer=None, **kwargs):
-        super().__init__(**kwargs)
-        self.heads = heads
+        super().__init__(heads, **kwargs)
         self.sign_of_zero = sign_of_zero
         self.quantizer = deserialize(quantizer) or bivit_sign(sign_of_zero, name="sign")
 
     def call(self, inputs):
-        tokens, channels = inputs.shape[1], inputs.shape[2] // 3
-        size = channels // self.heads
-        x = ops.reshape(self.quantizer(inputs), (-1, tokens, 3, self.heads, size))
-        # (B, N, 3, heads, d) -> 3 of (B, heads, N, d)
-        x = ops.transpose(x, (2, 0, 3, 1, 4))
-        logits = ops.matmul(x[0], ops.transpose(x[1], (0, 1, 3, 2))) * size**-0.5
+        return self.attended(self.quantizer(inputs))
+
+    def mixed(self, queries, keys, values):
+        """As `SelfAttention`'s, of signs."""
+        logits = ops.matmul(queries, ops.transpose(keys, (0, 1, 3, 2))) * queries.shape[-1] ** -0.5
         probabilities = ops.softmax(logits, axis=-1)
         chosen = logits >= ops.max(logits, axis=-1, keepdims=True) - math.log(4)
         # A difference that is exactly 0 carries the gradient: the sums below stay integers.
         binary = ops.cast(chosen, logits.dtype) + (probabilities - ops.stop_gradient(probabilities))
-        y = ops.transpose(ops.matmul(binary, x[2]), (0, 2, 1, 3))
-        return ops.reshape(y, (-1, tokens, channels))
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], input_shape[-1] // 3)
+        return ops.matmul(binary, values)
 
     def get_config(self):
         return {
             **super().get_config(),
-            "heads": self.heads,
             "sign_of_zero": self.sign_of_zero,
             "quantizer": serialize(self.quantizer),
         }
 
 
-def attention(x, heads, sign_of_zero, name):
-    """Attention between two binary dense layers whose scales are trained."""
-    channels = x.shape[-1]
-    x = _dense(x, 3 * channels, True, sign_of_zero, f"{name}_qkv")
-    x = BinaryAttention(heads, sign_of_zero, name=f"{name}_attention")(x)
-    return _dense(x, channels, True, sign_of_zero, f"{name}_proj")
+@dataclass(frozen=True)
+class BinaryTokens:
+    """BiViT: dense layers and attention of signs.
+
+    Args:
+        sign_of_zero: 1 or 0.
+    """
+
+    sign_of_zero: int = 1
+
+    def dense(self, x, units, learned_scale, name):
+        """sign(x) times s sign(W - mean W), s trained or the mean magnitude, plus a bias."""
+        if learned_scale:
+            initializer = keras.initializers.RandomUniform(-0.015, 0.015)
+        else:
+            initializer = keras.initializers.RandomNormal(stddev=1e-3)
+        bound = 1 / math.sqrt(x.shape[-1])
+        return QuantDense(
+            units,
+            input_quantizer=bivit_sign(self.sign_of_zero),
+            kernel_quantizer=BiViTKernel(
+                learned_scale, sign_of_zero=self.sign_of_zero, name="sign"
+            ),
+            kernel_initializer=initializer,
+            bias_initializer=keras.initializers.RandomUniform(-bound, bound),
+            name=name,
+        )(x)
+
+    def attend(self, x, heads, name):
+        """Attention of signs."""
+        return BinaryAttention(heads, self.sign_of_zero, name=name)(x)
 
 
-def mlp(x, sign_of_zero, name):
-    """Two binary dense layers with GELU between them."""
+@dataclass(frozen=True)
+class RealTokens:
+    """DINOv2's own layers, of full precision."""
+
+    def dense(self, x, units, learned_scale, name):
+        """x W + b."""
+        initializer = keras.initializers.TruncatedNormal(stddev=0.02)
+        return layers.Dense(units, kernel_initializer=initializer, name=name)(x)
+
+    def attend(self, x, heads, name):
+        """Attention by softmax."""
+        return SelfAttention(heads, name=name)(x)
+
+
+def attention(x, heads, form, name):
+    """Attention between two dense layers, whose scales are trained where they are binary."""
     channels = x.shape[-1]
-    x = _dense(x, 4 * channels, False, sign_of_zero, f"{name}_fc1")
+    x = form.dense(x, 3 * channels, True, f"{name}_qkv")
+    x = form.attend(x, heads, f"{name}_attention")
+    return form.dense(x, channels, True, f"{name}_proj")
+
+
+def mlp(x, form, name):
+    """Two dense layers with GELU between them."""
+    channels = x.shape[-1]
+    x = form.dense(x, 4 * channels, False, f"{name}_fc1")
     x = layers.Activation("gelu", name=f"{name}_gelu")(x)
-    return _dense(x, channels, False, sign_of_zero, f"{name}_fc2")
+    return form.dense(x, channels, False, f"{name}_fc2")
 
 
-def block(x, heads, sign_of_zero, name):
+def block(x, heads, form, name):
     """h = x + l1 attention(LN(x)); y = h + l2 mlp(LN(h))."""
-    y = attention(layer_normalization(f"{name}_norm1")(x), heads, sign_of_zero, name)
+    y = attention(layer_normalization(f"{name}_norm1")(x), heads, form, name)
     y = LayerScale(1.0, name=f"{name}_ls1")(y)
     x = layers.Add(name=f"{name}_add1")([x, y])
-    y = mlp(layer_normalization(f"{name}_norm2")(x), sign_of_zero, name)
+    y = mlp(layer_normalization(f"{name}_norm2")(x), form, name)
     y = LayerScale(1.0, name=f"{name}_ls2")(y)
     return layers.Add(name=f"{name}_add2")([x, y])
 
 
-def _dense(x, units, learned_scale, sign_of_zero, name):
-    if learned_scale:
-        initializer = keras.initializers.RandomUniform(-0.015, 0.015)
-    else:
-        initializer = keras.initializers.RandomNormal(stddev=1e-3)
-    bound = 1 / math.sqrt(x.shape[-1])
-    return QuantDense(
-        units,
-        input_quantizer=bivit_sign(sign_of_zero),
-        kernel_quantizer=BiViTKernel(learned_scale, sign_of_zero=sign_of_zero, name="sign"),
-        kernel_initializer=initializer,
-        bias_initializer=keras.initializers.RandomUniform(-bound, bound),
-        name=name,
-    )(x)
-
-
-def backbone(image, channels, depth, heads, sign_of_zero):
+def backbone(image, channels, depth, heads, form):
     """The maps behind the last four blocks, a 14th of the image's size (rounded down to even)."""
     height, width = image.shape[1:3]
     rows, columns = height // (2 * PATCH) * 2, width // (2 * PATCH) * 2
@@ -224,7 +303,7 @@ def backbone(image, channels, depth, heads, sign_of_zero):
     norm = layer_normalization("norm")
     maps: list = []
     for index in range(depth):
-        x = block(x, heads, sign_of_zero, f"block{index}")
+        x = block(x, heads, form, f"block{index}")
         if index >= depth - 4:
             features = layers.Cropping1D((1, 0), name=f"features{len(maps)}_patches")(norm(x))
             features = layers.Reshape((rows, columns, channels), name=f"features{len(maps)}")(
