@@ -3,7 +3,8 @@
     python examples/train_bcdnet.py [--variant b] [--size 64] [--epochs 8 16] [--seed 0]
 
 A small BCDNet learns scanned digits, which need no download, from their labels and from a real
-network that has learned them before. For ImageNet the steps are the recipe "bcdneta"
+network that has learned them before. Seeds 0 to 2, after the second step: B 99.17 %, 99.44 % and
+99.72 %, mean 99.4 %; A 99.72 %, 98.61 % and 98.89 %, mean 99.1 % (360 test images). For ImageNet the steps are the recipe "bcdneta"
 (`bnnkeras.zoo.recipe`), and the teacher is `bnnkeras.zoo.bcdnet.resnet50_teacher`.
 
 Xing et al., BCDNet (ECCV 2022).

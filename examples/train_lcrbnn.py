@@ -2,6 +2,10 @@
 
     python examples/train_lcrbnn.py [--epochs 30] [--seeds 3]
 
+With `--epochs 20 --seeds 3`, of 360 test images: the teacher 99.4 %; IR-Net 98.89 %, 96.11 % and
+96.11 %, mean 97.0 %; LCR-BNN 96.39 %, 96.11 % and 97.78 %, mean 96.8 %. On data this small the
+regularizer makes no difference that three seeds could show.
+
 The digits ship inside scikit-learn. For CIFAR-10, prepared by TensorFlow Datasets, the same is
 `zoo.recipe("resnet20").fit("cifar10")` and `zoo.recipe("lcrresnet20").fit("cifar10", teacher=...)`.
 """
