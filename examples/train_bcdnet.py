@@ -4,8 +4,9 @@
 
 A small BCDNet learns scanned digits, which need no download, from their labels and from a real
 network that has learned them before. Seeds 0 to 2, after the second step: B 99.17 %, 99.44 % and
-99.72 %, mean 99.4 %; A 99.72 %, 98.61 % and 98.89 %, mean 99.1 % (360 test images). For ImageNet the steps are the recipe "bcdneta"
-(`bnnkeras.zoo.recipe`), and the teacher is `bnnkeras.zoo.bcdnet.resnet50_teacher`.
+99.72 %, mean 99.4 %; A 99.72 %, 98.61 % and 98.89 %, mean 99.1 % (360 test images). For ImageNet
+the steps are the recipe "bcdneta" (`bnnkeras.zoo.recipe`), and the teacher is
+`bnnkeras.zoo.bcdnet.resnet50_teacher`.
 
 Xing et al., BCDNet (ECCV 2022).
 """

@@ -11,6 +11,10 @@ CASES = {
     "lcrresnet20": ("lcrresnet20", {}, 18),
     "birealnet34": ("birealnet34", SMALL, 32),
     "birealnet50": ("birealnet50", SMALL, 47),
+    "lcrcifarresnet18": ("lcrcifarresnet18", {}, 16),
+    "lcrvggsmall": ("lcrvggsmall", {}, 5),
+    "deep stem, averages": ("lcrresnet18", {**SMALL, "deep_stem": True, "avg_down": True}, 16),
+    "1-bit weights alone": ("lcrresnet20", {"binary_activations": False}, 0),
 }
 
 
