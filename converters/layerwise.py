@@ -51,8 +51,10 @@ def _difference(layer, args, kwargs):
     def sample(value):
         if not isinstance(value, keras.KerasTensor):
             return value
-        inputs.append(keras.Input(batch_shape=(1, *value.shape[1:]), dtype="float32"))
-        values.append(generator.normal(size=inputs[-1].shape).astype("float32"))
+        dtype = "bool" if keras.backend.standardize_dtype(value.dtype) == "bool" else "float32"
+        inputs.append(keras.Input(batch_shape=(1, *value.shape[1:]), dtype=dtype))
+        sampled = generator.normal(size=inputs[-1].shape)
+        values.append(sampled > 0 if dtype == "bool" else sampled.astype("float32"))
         return inputs[-1]
 
     args, kwargs = keras.tree.map_structure(sample, (args, kwargs))
@@ -69,6 +71,8 @@ def _difference(layer, args, kwargs):
         if one.shape != other.shape:
             yield f"{layer.name}: its deploy form has outputs of shape {other.shape}"
             continue
+        # (Masks have no difference.)
+        one, other = (np.asarray(value, "float64") for value in (one, other))
         error, largest = np.abs(one - other).max(), np.abs(one).max()
         if not error <= _TOLERANCE * largest + _ROUNDING * _summands(twin):
             yield f"{layer.name}: its deploy form differs by {error:.3g} of {largest:.3g}"

@@ -160,6 +160,8 @@ def dyadic_probe(model: keras.Model, seed: int = 0) -> Probe:
     def call(operation, *args, **kwargs):
         if type(operation) in DROPPED:
             return args[0]
+        # As in the deploy form: outside training they change nothing.
+        kwargs = {key: kwargs[key] for key in kwargs if key not in ("mask", "training")}
         tensors = [
             tensor
             for tensor in keras.tree.flatten((args, kwargs))
@@ -246,6 +248,8 @@ def _obstacle(operation, args, kwargs) -> str | None:
     """Why an operation rounds, or is not known not to; `None` if it is exact."""
     kind = type(operation).__name__
     unknown = f"{kind} rounds"
+    if any(_is_boolean(value) for value in keras.tree.flatten((args, kwargs))):
+        return f"{kind} reads a mask, which has no dyadic values"
     if isinstance(operation, QuantizedLayer):
         exact = all(isinstance(item, (Binarizer, NoOp)) for item in _quantizers(operation))
         return None if exact else f"a quantizer of {kind} has more than two values"
@@ -307,6 +311,10 @@ def _bits(operation, args) -> int:
     if isinstance(operation, layers.BatchNormalization):
         return 1
     return 2 if isinstance(operation, layers.LeakyReLU) or _is_product(operation) else 0
+
+
+def _is_boolean(value) -> bool:
+    return isinstance(value, keras.KerasTensor) and value.dtype == "bool"
 
 
 def _is_product(operation) -> bool:

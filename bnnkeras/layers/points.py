@@ -167,7 +167,8 @@ def farthest_points(positions, count: int):
         Qi et al., PointNet++ (NIPS 2017), section 3.2.
     """
     positions = ops.stop_gradient(ops.convert_to_tensor(positions))
-    places = ops.arange(count, dtype="int32")
+    points = positions.shape[1]
+    places, indices = (ops.arange(size, dtype="int32") for size in (count, points))
 
     def step(number, state):
         distances, chosen = state
@@ -175,8 +176,10 @@ def farthest_points(positions, count: int):
         here = gathered(positions, last[:, None])  # (B, 1, 3)
         to_last = ops.sum(ops.square(positions - here), axis=-1)
         distances = ops.minimum(distances, to_last)
-        farthest = ops.cast(ops.argmax(distances, axis=1), "int32")
-        return distances, ops.where(places == number, farthest[:, None], chosen)
+        # The first of the farthest; argmax has no form in TensorFlow Lite.
+        largest = ops.max(distances, axis=1, keepdims=True)
+        farthest = ops.min(ops.where(distances == largest, indices, points), axis=1, keepdims=True)
+        return distances, ops.where(places == number, farthest, chosen)
 
     # Derived from the positions, so that the batch size may be unknown.
     distances = ops.full_like(positions[..., 0], math.inf)

@@ -48,7 +48,7 @@ def pool_one_row(builder, layer, inputs):
 @lowering_rule(layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D)
 def pool_everything(builder, layer, inputs):
     check_layout(layer, inputs)
-    x = _maximum(builder, inputs, range(1, len(inputs.shape) - 1), layer.name)
+    x = maximum(builder, inputs, range(1, len(inputs.shape) - 1), layer.name)
     return builder.reshape(x, layer.compute_output_shape(inputs.shape)[1:], f"{layer.name}_squeeze")
 
 
@@ -67,7 +67,7 @@ def aggregate(builder, layer, inputs):
     # LCE would fuse one, for both. The sign still moves before the pool.
     merge = not _is_read_elsewhere(layer)
     x = shifted(builder, inputs, offset, layer.name, merge=merge)
-    x = _maximum(builder, x, (axis,), layer.name)
+    x = maximum(builder, x, (axis,), layer.name)
     return builder.reshape(x, shape, f"{layer.name}_squeeze")
 
 
@@ -87,7 +87,7 @@ def shifted(builder, x, offset, name, merge=True):
     return shift(x, np.full(x.shape[-1], offset), name)
 
 
-def _maximum(builder, x, axes, name):
+def maximum(builder, x, axes, name):
     """Maxima over neighbouring axes, as a map (rows, columns, channels)."""
     axes = sorted(axes)
     before, after = x.shape[1 : axes[0]], x.shape[axes[-1] + 1 :]

@@ -9,9 +9,12 @@ from bnnkeras.converters import flatbuffer
 from bnnkeras.converters.deployment import deployment_of
 from bnnkeras.models import ModelProfile
 from bnnkeras.zoo import (
+    BiDGCNN,
     BiPointNet,
+    BiPointNet2,
     BiPointNetPartSegmentation,
     BiPointNetSemanticSegmentation,
+    bipointnet,
 )
 
 CASES = {
@@ -21,12 +24,18 @@ CASES = {
     "bnn": (BiPointNet, 3, {"binarization": "bnn", "transforms": False}),
     "irnet": (BiPointNet, 3, {"binarization": "irnet", "transforms": False}),
     "bireal": (BiPointNet, 3, {"binarization": "bireal", "transforms": False}),
+    "xnor": (BiPointNet, 3, {"binarization": "xnor"}),
     "part": (BiPointNetPartSegmentation, 6, {}),
     "part_max": (BiPointNetPartSegmentation, 6, {"aggregation": "max"}),
     "semantic": (BiPointNetSemanticSegmentation, 9, {}),
     "semantic_max": (BiPointNetSemanticSegmentation, 9, {"aggregation": "max"}),
 }
-# Kilobytes at 40 classes; the paper reports 3.16 MB -> 0.17 MB for the first.
+# Neighbours by position are searched for in the file.
+GRAPHS = {"pointnet2": (BiPointNet2, 3, {"neighbours": 8})}
+# Bits are pooled where nothing but signs of the maximum is read: not its magnitude, and not its
+# distance from others.
+POOLS_OF_BITS = {"xnor": 0, "pointnet2": 1}
+# Bytes at 40 classes; the paper reports 3.16 MB -> 0.17 MB for the first.
 LARGEST = {"vanilla": 160_000, "classification": 560_000, "classification_max": 560_000}
 
 
@@ -47,9 +56,10 @@ def trained(function, points, channels, arguments) -> keras.Model:
 
 
 def check(case, points):
-    function, channels, arguments = CASES[case]
+    function, channels, arguments = {**CASES, **GRAPHS}[case]
     model = trained(function, points, channels, arguments)
-    conversion = converters.convert(model, strict=True)
+    clouds = np.random.default_rng(1).uniform(-1, 1, (4, points, channels))
+    conversion = converters.convert(model, strict=True, inputs=clouds)
     verification = conversion.verification
     assert verification.passed and verification.probe_max_difference == 0
     assert verification.binary_layers_left == () and not conversion.notes
@@ -64,15 +74,40 @@ def check(case, points):
     pools = sum("pool" in layer.name for layer in model.layers)
     # The features of a cloud that join those of its points are pooled as floats.
     joined = any("concatenate" in layer.name for layer in model.layers)
-    assert kinds.count("LceBMaxPool2d") == pools - joined
+    assert kinds.count("LceBMaxPool2d") == POOLS_OF_BITS.get(case, pools - joined)
     assert conversion.file_bytes <= LARGEST.get(case, 2_000_000)
     return conversion
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["vanilla", "part"])
+@pytest.mark.parametrize("case", ["vanilla", "part", *GRAPHS])
 def test_small_clouds(case):
     check(case, 64)
+
+
+@pytest.mark.slow
+def test_stages_of_a_graph_of_features():
+    """BiDGCNN in two files, and the neighbours between them."""
+    model = trained(BiDGCNN, 64, 3, {"classes": 10})
+    with pytest.raises(converters.UnsupportedLayerError, match="conv2_edges.*its neighbours are"):
+        converters.deploy(model)
+    first, neighbours, last = bipointnet.stages(model)
+    clouds = np.random.default_rng(1).uniform(-1, 1, (4, 64, 3)).astype("float32")
+    features = first(clouds)
+    edges = neighbours(features)
+    np.testing.assert_array_equal(last([features, edges]), model(clouds))
+    parts = {
+        first: clouds,
+        last: {tensor.name: x for tensor, x in zip(last.inputs, (features, edges), strict=True)},
+    }
+    binary = 0
+    for part, inputs in parts.items():
+        verification = converters.convert(part, inputs=inputs).verification
+        assert verification.passed and verification.probe_max_difference == 0
+        binary += verification.binary_layers_converted
+    assert binary == sum(getattr(x, "kernel_quantizer", None) is not None for x in model.layers)
+    with pytest.raises(ValueError, match="once, as BiDGCNN does. Received: .* with 0 such layers"):
+        bipointnet.stages(first)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from bnnkeras.zoo.bipointnet.model import (
 )
 from bnnkeras.zoo.bipointnet.pointcnn import BiPointCNN
 from bnnkeras.zoo.bipointnet.pointnet2 import BiPointNet2
+from bnnkeras.zoo.bipointnet.stages import Stages, stages
 
 __all__ = [
     "BiDGCNN",
@@ -17,5 +18,7 @@ __all__ = [
     "BiPointNet2",
     "BiPointNetPartSegmentation",
     "BiPointNetSemanticSegmentation",
+    "Stages",
     "official",
+    "stages",
 ]
