@@ -1,11 +1,11 @@
 """BiDense's UperNet on scenes of scanned digits: masks or depth, binary or of full precision.
 
-    python examples/train_bidense.py [--task depth] [--precision scratch] [--epochs 20]
+    python examples/train_bidense.py [--task depth] [--precision scratch] [--epochs 30]
 
-The scenes are made on the spot, without a download. Behind the training stand the metrics on scenes
-of digits that the network has not seen, and a picture of some of them: the input, what is true, and
-what the network says. With `--folder`, a training that was interrupted continues, and the trained
-network is kept.
+The scenes are made on the spot, without a download, and are new in every epoch. Behind the training
+stand the metrics on scenes of digits that the network has not seen, and a picture of some of them:
+the input, what is true, and what the network says. With `--folder`, a training that was interrupted
+continues, and the trained network is kept.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from bnnkeras.datasets import Batches, scenes
+from bnnkeras.datasets import SceneBatches, scenes
 from bnnkeras.dense_metrics import DepthDelta, MeanIoU, PixelAccuracy, depth_metrics
 from bnnkeras.training import (
     OneCycleAdamW,
@@ -27,11 +27,7 @@ from bnnkeras.zoo import BiDenseUperNet
 # The background, ten digits, and the class to ignore.
 CLASSES = 12
 MAX_DEPTH = 10.0
-
-
-def targets(batch, task: str) -> np.ndarray:
-    """What the network learns of some scenes."""
-    return batch.masks if task == "segmentation" else batch.depths
+TARGETS = {"segmentation": "masks", "depth": "depths"}
 
 
 def network(task: str, precision: str, size: int, classify_at: str) -> keras.Model:
@@ -48,22 +44,23 @@ def network(task: str, precision: str, size: int, classify_at: str) -> keras.Mod
     )
 
 
-def train(model, task, training, test, epochs, batch_size, rate, folder) -> None:
-    """Trains the network; prints the metrics of both sets of scenes every few epochs."""
-    data = Batches(training.images, targets(training, task), batch_size)
+def train(model, task, count, test, epochs, batch_size, rate, folder) -> None:
+    """Trains the network; prints the metrics of unseen digits every few epochs."""
+    size = model.input_shape[1]
+    data = SceneBatches(count, batch_size, TARGETS[task], size)
     if task == "segmentation":
         loss, metrics = PixelCrossentropy(), [MeanIoU(CLASSES - 1), PixelAccuracy(CLASSES - 1)]
     else:
         loss, metrics = ScaleInvariantLogLoss(), [DepthDelta()]
     model.compile(OneCycleAdamW(rate, epochs, len(data)), loss, metrics=metrics)
-    settings = {"network": model.get_config(), "rate": rate, "batch_size": batch_size}
+    settings = {"network": model.get_config(), "rate": rate, "batch": [count, batch_size]}
     fit_resumable(
         model,
         data,
         epochs,
         folder,
         settings,
-        validation_data=(test.images, targets(test, task)),
+        validation_data=(test.images, getattr(test, TARGETS[task])),
         validation_batch_size=20,
         validation_freq=[*range(4, epochs, 4), epochs],
         verbose=2,
@@ -110,9 +107,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--task", choices=("segmentation", "depth"), default="segmentation")
     parser.add_argument("--precision", choices=("binary", "scratch"), default="binary")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--scenes", type=int, default=2000)
-    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--scenes", type=int, default=2000, help="per epoch")
+    parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rate", type=float, default=4e-3, help="largest learning rate")
     parser.add_argument("--classify-at", choices=("input", "quarter"), default="quarter")
@@ -121,13 +118,12 @@ def main() -> None:
     options = parser.parse_args()
 
     keras.utils.set_random_seed(0)
-    training = scenes(options.scenes, options.size)
     test = scenes(200, options.size, "test")
     model = network(options.task, options.precision, options.size, options.classify_at)
     train(
         model,
         options.task,
-        training,
+        options.scenes,
         test,
         options.epochs,
         options.batch_size,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from bnnkeras.datasets import scenes
+from bnnkeras.datasets import SceneBatches, scenes
 from bnnkeras.dense_metrics import DepthDelta, MeanIoU, PixelAccuracy, depth_metrics
 from bnnkeras.training import PixelCrossentropy, ScaleInvariantLogLoss
 
@@ -118,17 +118,39 @@ def test_scenes_are_deterministic_and_split():
     one, other = scenes(3, 32), scenes(2, 32)
     np.testing.assert_array_equal(one.images[:2], other.images)
     np.testing.assert_array_equal(one.masks[:2], other.masks)
-    for different in (scenes(2, 32, "test"), scenes(2, 32, seed=1)):
+    np.testing.assert_array_equal(one.images[1:], scenes(2, 32, first=1).images)
+    for different in (scenes(2, 32, "test"), scenes(2, 32, seed=1), scenes(2, 32, first=3)):
         assert (different.masks != other.masks).any()
+
+
+@pytest.mark.parametrize("target", ["masks", "depths"])
+def test_every_epoch_has_new_scenes(target):
+    batches, again = (SceneBatches(5, 2, target, 32, seed=3) for _ in range(2))
+    assert len(batches) == 3
+    wanted = scenes(10, 32, seed=3)
+    for epoch in (0, 1):
+        found = [batches[number] for number in (0, 1, 2)]
+        assert [len(x) for x, _ in found] == [2, 2, 1]
+        place = slice(5 * epoch, 5 * epoch + 5)
+        np.testing.assert_array_equal(np.concatenate([x for x, _ in found]), wanted.images[place])
+        targets = getattr(wanted, target)[place]
+        np.testing.assert_array_equal(np.concatenate([y for _, y in found]), targets)
+        batches.on_epoch_end()
+    again.epoch = 1
+    np.testing.assert_array_equal(again[2][0], wanted.images[9:])
+    with pytest.raises(ValueError, match="`target` must be .*Received: target='labels'"):
+        SceneBatches(5, 2, "labels")
+    with pytest.raises(ValueError, match="`batch_size` must be .*Received: batch_size=0"):
+        SceneBatches(5, 0)
 
 
 def test_masks_and_depths_of_scenes_agree():
     """The background is the plane; a digit has one depth, before it."""
-    batch = scenes(20, 64)
+    batch = scenes(40, 64)
     plane = np.broadcast_to(np.linspace(9, 5, 64)[None, :, None, None], batch.depths.shape)
     background = batch.masks[..., None] == 0
     np.testing.assert_allclose(batch.depths[background], plane[background], rtol=1e-6)
-    assert (batch.depths[~background] < 5).all() and batch.depths.min() >= 2
+    assert (batch.depths[~background] < 3.4).all() and batch.depths.min() == 2
     assert set(np.unique(batch.masks)) == set(range(11))
     assert np.abs(batch.images).max() <= 1 and batch.images.dtype == "float32"
 
