@@ -140,7 +140,7 @@ class Recipe:
         train_transforms: Transforms of training images (`bnnkeras.datasets.images`).
         evaluation_transforms: Transforms of evaluation images.
         model_arguments: Of every stage's network.
-        error_decay: `(t_min, t_max)` of the `EDESchedule`, or `None`.
+        error_decay: Arguments of the `EDESchedule`, `(t_min, t_max)` and what follows, or `None`.
         retention: A `Retention`, or `None`.
         distillation: A `Distillation`, or `None`.
         seed: Integer that weights, order and augmentation follow from.
@@ -155,7 +155,7 @@ class Recipe:
     train_transforms: tuple = ()
     evaluation_transforms: tuple = ()
     model_arguments: dict[str, Any] = field(default_factory=dict)
-    error_decay: tuple[float, float] | None = None
+    error_decay: tuple | None = None
     retention: Retention | None = None
     distillation: Distillation | None = None
     seed: int = 0

@@ -156,7 +156,8 @@ def test_every_recipe_names_what_exists(name):
         assert callable(stage.optimizer.build(0.1).apply)
     model_arguments = {**recipe.model_arguments, **recipe.stages[0].model_arguments}
     # Clouds of points, or images.
-    input_shape = (256, 3) if recipe.dataset == "modelnet40" else (32, 32, 3)
+    of_points = recipe.model.startswith(("bipoint", "bidgcnn"))
+    input_shape = (256, 3) if of_points else (32, 32, 3)
     if recipe.model.startswith("bidense"):
         input_shape, model_arguments["size"] = (56, 56, 3), "pocket"
     zoo.get(recipe.model, input_shape=input_shape, classes=10, **model_arguments)
