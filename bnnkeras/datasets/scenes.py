@@ -9,10 +9,13 @@ import numpy as np
 from bnnkeras.datasets.digits import digits
 
 # Share of the scene's size that a digit takes; the nearer, the larger.
-_SHARES = (0.375, 0.4375, 0.5, 0.5625, 0.625)
+_SHARES = (0.4375, 0.5, 0.5625, 0.625, 0.6875)
 # How far a sticker reaches beyond the ink, as a share of its digit: networks whose maps are a
 # quarter of the picture cannot resolve the strokes themselves.
 _BORDER = 0.125
+# What is hidden by more than this share cannot be told.
+_HIDDEN = 1 / 3
+_ATTEMPTS = 8
 _NEAREST, _FARTHEST = 2.0, 9.0
 
 
@@ -34,11 +37,11 @@ class Scenes:
 def scenes(
     count: int, size: int = 64, split: str = "train", seed: int = 0, first: int = 0
 ) -> Scenes:
-    """Pictures of two or three scanned digits that hide each other, made without a download.
+    """Pictures of two scanned digits, of which one may hide part of the other, made on the spot.
 
     Each digit is a sticker of two colours: the ink of its scan and a border around it, which
-    together are its mask. Its distance is 1.25 / (share of the picture's size that it takes)
-    metres, from 2 to 3.3; the background is a plane from 9 m at the top to 5 m at the bottom. What
+    together are its mask. Its distance is 1.375 / (share of the picture's size that it takes)
+    metres, from 2 to 3.1; the background is a plane from 9 m at the top to 5 m at the bottom. What
     is far is pale. A scene is a function of (`seed`, `split`, its number) alone; digits of the test
     split are scans that no scene of the training split holds.
 
@@ -149,13 +152,16 @@ def _scene(scans, size, generator):
     image += generator.normal(0, 0.05, (size, size, 1))
     mask = np.zeros((size, size), "int32")
     # From the smallest, which is the farthest, to the nearest.
-    for index in sorted(generator.integers(0, len(_SHARES), generator.integers(2, 4))):
+    for index in sorted(generator.integers(0, len(_SHARES), 2)):
         side, inks, labels = scans[index]
         chosen = generator.integers(len(inks))
         ink = np.pad(inks[chosen], round(_BORDER * side))
         sticker = _dilated(ink, round(_BORDER * side))
-        top, left = generator.integers(0, size - side + 1, 2)
-        place = (slice(top, top + side), slice(left, left + side))
+        for _ in range(_ATTEMPTS):
+            top, left = generator.integers(0, size - side + 1, 2)
+            place = (slice(top, top + side), slice(left, left + side))
+            if (mask[place][sticker] > 0).sum() <= _HIDDEN * (mask > 0).sum():
+                break
         for part in (sticker, ink):
             image[place][part] = generator.uniform(-1.0, 1.0, 3)
         mask[place][sticker] = 1 + labels[chosen]

@@ -250,14 +250,13 @@ def test_official_training_step(float64, goldens, fill, numerics, reference, bid
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("task", ["segmentation", "depth"])
 @pytest.mark.parametrize(
-    "arguments",
+    "task, arguments",
     [
-        {},
-        {"scale_axis": "layer"},
-        {"precision": "scratch"},
-        {"precision": "pretrained"},
+        ("segmentation", {}),
+        ("depth", {"scale_axis": "layer"}),
+        ("segmentation", {"precision": "scratch"}),
+        ("depth", {"precision": "pretrained"}),
     ],
 )
 def test_small_network(task, arguments):
