@@ -1,5 +1,7 @@
 """Rules of `keras.ops` nodes, such as `x + y` and `ops.reshape` in a functional model."""
 
+import math
+
 import keras
 import numpy as np
 
@@ -11,7 +13,7 @@ from bnnkeras.converters.lowering.registry import operation_rule
 _KEPT = """
 Absolute Any All AveragePool BroadcastTo Cast Ceil Celu Clip Concatenate Cos Cumsum Diff Einsum Elu
 Equal Exp ExpandDims Expm1 Flip Floor FloorDivide GetItem Glu Greater GreaterEqual HardSilu HardTanh
-Hstack LeakyRelu Less LessEqual Log LogSigmoid LogSoftmax LogicalAnd LogicalNot Logsumexp Matmul Max
+Hstack LeakyRelu Less LessEqual Log LogSigmoid LogSoftmax LogicalAnd LogicalNot Logsumexp Max
 MaxPool Maximum Mean Min Minimum Mod Moveaxis Negative Normalize NotEqual Power Prod Reciprocal Relu
 Relu6 Repeat Reshape Resize Roll Round Rsqrt Selu Sigmoid Sign Silu Sin Softmax Softplus Split Sqrt
 Square Squeeze Stack Std StopGradient Sum Swapaxes Take Tanh Tensordot Tile Transpose Unstack Var
@@ -23,6 +25,20 @@ Vstack Where
 def keep_operation(builder, operation, *args, **kwargs):
     """The operation has no weights and no dtype, so it is its own deploy form."""
     return builder.copy_operation(operation)(*args, **kwargs)
+
+
+@operation_rule("Matmul")
+def multiply_matrices(builder, operation, x, y):
+    """TensorFlow Lite unrolls products of matrices into an operator for each of a sample.
+
+    Where these are more than their inner size, as with a small matrix for each point, the columns
+    of one times the rows of the other are added up.
+    """
+    size = x.shape[-1]
+    if not (_is_tensor(x) and _is_tensor(y)) or math.prod(x.shape[1:-2]) <= size:
+        return keep_operation(builder, operation, x, y)
+    terms = [x[..., k : k + 1] * y[..., k : k + 1, :] for k in range(size)]
+    return builder.sum(terms, operation.name)
 
 
 @operation_rule("Add")

@@ -3,6 +3,7 @@
 import numpy as np
 
 from bnnkeras.converters.checkpoints import (
+    Depthwise,
     Layout,
     NameMap,
     Pointwise,
@@ -36,12 +37,25 @@ class StartedScale(Layout):
         )
 
 
-def linear(official: str, layer: str) -> list[Rule]:
+class OverNeighbours(Depthwise):
+    """Kernels of one group per channel: (C * m, 1, K), a 1-D convolution, to (1, K, C, m)."""
+
+    def official_shape(self, *shapes):
+        return super().official_shape(shapes[0][1:])
+
+    def to_keras(self, array, *shapes):
+        return super().to_keras(array, shapes[0][1:])[None]
+
+    def to_official(self, *arrays):
+        return super().to_official(arrays[0][0])
+
+
+def linear(official: str, layer: str, **options) -> list[Rule]:
     """The rules of a linear layer: weight, bias, and the scale of LSR."""
     parts = ("start", "offset", "started")
     scale = tuple(f"{layer}/binarizer/scale_{part}" for part in parts)
     return [
-        *weight_and_bias(official, layer),
+        *weight_and_bias(official, layer, **options),
         Rule(f"{official}.scale", scale, layout=StartedScale()),
     ]
 
@@ -153,11 +167,11 @@ POINTCNN_NAMES = register_name_map(
             *_norm("conv{i}.mlp1.5", "conv{i}_mlp1_3"),
             *linear("conv{i}.mlp2.0", "conv{i}_mlp2_0"),
             *_norm("conv{i}.mlp2.2", "conv{i}_mlp2_0"),
-            *linear("conv{i}.mlp2.4", "conv{i}_mlp2_4"),
+            *linear("conv{i}.mlp2.4", "conv{i}_mlp2_4", layout=OverNeighbours()),
             *_norm("conv{i}.mlp2.6", "conv{i}_mlp2_4"),
-            *linear("conv{i}.mlp2.8", "conv{i}_mlp2_8"),
+            *linear("conv{i}.mlp2.8", "conv{i}_mlp2_8", layout=OverNeighbours()),
             *_norm("conv{i}.mlp2.9", "conv{i}_mlp2_8"),
-            *linear("conv{i}.conv.0", "conv{i}_conv_0"),
+            *linear("conv{i}.conv.0", "conv{i}_conv_0", layout=OverNeighbours()),
             *linear("conv{i}.conv.2", "conv{i}_conv_2"),
             *linear("lin{i}", "lin{i}"),
         ],

@@ -10,7 +10,7 @@ import keras
 from keras import layers, ops
 
 from bnnkeras.activations import hardtanh
-from bnnkeras.layers import QuantConv1D
+from bnnkeras.layers import QuantDepthwiseConv2D
 from bnnkeras.layers.points import FarthestPoints, NeighbourFeatures
 from bnnkeras.quantizers import Binarizer, LSRKernel, MeanThreshold, SteSign, XNORInput, XNORKernel
 from bnnkeras.zoo import builder
@@ -34,37 +34,35 @@ def _activated(x, style, name):
 
 
 def _by_channel(x, multiplier: int, style: Style, name: str):
-    """Each channel of `(batch, neighbours, channels)` times `multiplier` rows of its own weights.
+    """Sums over the neighbours of `(batch, points, neighbours, channels)`, each channel by itself.
 
-    A convolution with one group per channel, as long as there are neighbours; output channel c * m
-    + j belongs to channel c.
+    Output channel c * m + j is row j of the weights of channel c. The released code has a 1-D
+    convolution with a group per channel here.
     """
-    _, size, channels = x.shape
+    size = x.shape[2]
     bound = 1 / math.sqrt(size)
-    arguments = {
-        "filters": channels * multiplier,
-        "kernel_size": size,
-        "groups": channels,
-        "kernel_initializer": builder.torch_initializer(),
-        "bias_initializer": keras.initializers.RandomUniform(-bound, bound),
-        "name": name,
-    }
+    uniform = keras.initializers.RandomUniform(-bound, bound)
     zero: dict[str, Any] = {"sign_of_zero": style.sign_of_zero}
+    arguments: dict[str, Any] = {"use_bias": style.binarization != "lsr"}
     if style.binarization == "lsr":
-        arguments["kernel_quantizer"] = LSRKernel(
-            trainable=style.train_scales, name="binarizer", **zero
-        )
-        arguments["use_bias"] = False
+        kernel = LSRKernel(trainable=style.train_scales, name="binarizer", **zero)
+        arguments |= {"input_quantizer": SteSign(**zero), "depthwise_quantizer": kernel}
     elif style.binarization == "xnor":
-        # One scale per channel and row of weights, and per sample and channel.
-        arguments["kernel_quantizer"] = XNORKernel((0,), centre_axes="all", **zero)
+        # One scale per channel and row of weights, and per point and channel.
+        arguments["input_quantizer"] = XNORInput((2,), **zero)
+        arguments["depthwise_quantizer"] = XNORKernel((0, 1), centre_axes="all", **zero)
     elif style.binarization == "bnn":
-        arguments["kernel_quantizer"] = Binarizer(MeanThreshold("all"), **zero)
-    if not style.is_real:
-        xnor = style.binarization == "xnor"
-        arguments["input_quantizer"] = XNORInput((1,), **zero) if xnor else SteSign(**zero)
-    x = QuantConv1D(**arguments)(x)
-    return x[:, 0]
+        kernel = Binarizer(MeanThreshold("all"), **zero)
+        arguments |= {"input_quantizer": SteSign(**zero), "depthwise_quantizer": kernel}
+    x = QuantDepthwiseConv2D(
+        (1, size),
+        depth_multiplier=multiplier,
+        depthwise_initializer=uniform,
+        bias_initializer=uniform,
+        name=name,
+        **arguments,
+    )(x)
+    return x[:, :, 0]
 
 
 def x_convolution(positions, features, level, style: Style, name: str):
@@ -81,8 +79,6 @@ def x_convolution(positions, features, level, style: Style, name: str):
     points = positions.shape[1]
     group = NeighbourFeatures(size, dilation, name=f"{name}_neighbours")
     gathered = group(positions, features)
-    # All points of all clouds as samples: (B, N, K, 3 + C) -> (B N, K, 3 + C).
-    gathered = ops.reshape(gathered, (-1, size, gathered.shape[-1]))
     offsets = gathered[..., :3]
 
     def unit(x, units, part, real=False):
@@ -95,21 +91,20 @@ def x_convolution(positions, features, level, style: Style, name: str):
         lifted = layers.Concatenate(name=f"{name}_concatenate")([lifted, gathered[..., 3:]])
 
     def rows(x):
-        # (B N, K * K), row by row -> rows as channels: (B N, K positions, K rows).
-        return ops.transpose(ops.reshape(x, (-1, size, size)), (0, 2, 1))
+        # (B, N, K * K), row by row -> rows as channels: (B, N, K positions, K rows).
+        return ops.transpose(ops.reshape(x, (-1, points, size, size)), (0, 1, 3, 2))
 
-    x = unit(ops.reshape(offsets, (-1, 3 * size)), size * size, "mlp2_0", real=True)
+    x = unit(ops.reshape(offsets, (-1, points, 3 * size)), size * size, "mlp2_0", real=True)
     x = _by_channel(rows(x), size, style, f"{name}_mlp2_4")
     x = _activated(x, style, f"{name}_mlp2_4_activation")
     x = builder.batch_normalization(f"{name}_mlp2_4_bn")(x)
     x = _by_channel(rows(x), size, style, f"{name}_mlp2_8")
     x = builder.batch_normalization(f"{name}_mlp2_8_bn")(x)
-    mixed = ops.matmul(ops.reshape(x, (-1, size, size)), lifted)
+    mixed = ops.matmul(ops.reshape(x, (-1, points, size, size)), lifted)
 
     multiplier = math.ceil(outputs / mixed.shape[-1])
     x = _by_channel(mixed, multiplier, style, f"{name}_conv_0")
-    x = style.linear(x, outputs, f"{name}_conv_2")
-    return ops.reshape(x, (-1, points, outputs))
+    return style.linear(x, outputs, f"{name}_conv_2")
 
 
 @register_model
