@@ -206,6 +206,39 @@ def jitter_and_rotate(jitter: float = 0.01, degrees: float = 15.0) -> Callable:
     return augment
 
 
+def turned(axis: int = 2) -> Callable:
+    """Turns every cloud by any angle about an axis, its normals with it.
+
+    Args:
+        axis: 0, 1 or 2. Defaults to 2, which is upright.
+
+    Returns:
+        A function of clouds `(batch, points, channels)` and a generator, for `Batches`. The
+        channels are x, y, z of positions, then of normals if there are any.
+
+    Raises:
+        ValueError: If `axis` is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from bnnkeras.datasets import point_clouds
+        >>> cloud = np.array([[[3.0, 4.0, 1.0]]])
+        >>> x, y, z = point_clouds.turned()(cloud, np.random.default_rng(0))[0, 0].tolist()
+        >>> round(x * x + y * y, 6), z
+        (25.0, 1.0)
+    """
+    if axis not in (0, 1, 2):
+        raise ValueError(f"`axis` must be 0, 1 or 2. Received: axis={axis!r}")
+
+    def augment(clouds: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        angles = generator.uniform(0, 2 * np.pi, len(clouds))
+        matrices = _rotations(angles, axis).transpose(0, 2, 1)
+        vectors = np.split(clouds, clouds.shape[-1] // 3, axis=-1)
+        return np.concatenate([v @ matrices for v in vectors], axis=-1).astype(clouds.dtype)
+
+    return augment
+
+
 def _rotations(angles: np.ndarray, axis: int) -> np.ndarray:
     """Matrices that turn columns counterclockwise about an axis, seen from its tip."""
     first, second = (axis + 1) % 3, (axis + 2) % 3

@@ -102,6 +102,26 @@ def test_jitter_and_rotation():
     assert 0.0099 < moved.max() <= 0.010001
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_turning(axis):
+    clouds = generator().normal(size=(300, 20, 6)).astype("float32")
+    turned = point_clouds.turned(axis)(clouds, generator(1))
+    assert turned.dtype == np.float32
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    before, after = (
+        vectors[..., first::3] + 1j * vectors[..., second::3] for vectors in (clouds, turned)
+    )
+    # Every vector of a cloud by one angle, and the angles of the clouds go all around.
+    ratios = (after / before).reshape(300, -1)
+    np.testing.assert_allclose(np.abs(ratios), 1, rtol=1e-3)
+    np.testing.assert_allclose(ratios, ratios[:, :1].repeat(40, axis=1), atol=2e-2)
+    np.testing.assert_array_equal(turned[..., axis::3], clouds[..., axis::3])
+    angles = np.sort(np.angle(ratios[:, 0]))
+    assert np.diff(angles).max() < 0.3 and np.ptp(angles) > 5.9
+    with pytest.raises(ValueError, match="`axis` must be 0, 1 or 2. Received: axis=3"):
+        point_clouds.turned(3)
+
+
 # --- Embedded clouds -------------------------------------------------------------------------
 
 
