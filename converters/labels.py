@@ -27,6 +27,8 @@ _ROLES = {
 }
 # TensorFlow's names of what a layer with a kernel computes.
 _PRODUCTS = ("convolution", "depthwise", "MatMul", "BiasAdd")
+# The last name of several is cut where the converter's length ends.
+_CUT_PRODUCTS = frozenset(name[:end] for name in _PRODUCTS for end in range(4, len(name)))
 # What LCE computes on bits between a convolution and a sign.
 _BEFORE_SIGNS = (Affine, keras.layers.MaxPooling2D, keras.layers.Reshape)
 # What is computed together with the operator before it.
@@ -186,7 +188,11 @@ def labelled(
 
 def _layer(tags, labels) -> str | None:
     """The layer that an operator belongs to; of several fused ones, that of the product."""
-    products = [name for name, operation in tags if operation.startswith(_PRODUCTS)]
+    products = [
+        name
+        for name, operation in tags
+        if operation.startswith(_PRODUCTS) or operation in _CUT_PRODUCTS
+    ]
     for name in (*products, *(name for name, _ in tags)):
         if name in labels.origins:
             return labels.origins[name]
