@@ -39,6 +39,8 @@ def BiDGCNN(
     Published ModelNet40 accuracy: 83.4 % (`binarization=None`: 89.2 %). No weights are published.
     Differences between equal features are exactly 0, which `sign_of_zero` decides; the official
     arithmetic leaves them to rounding.
+    `bnnkeras.zoo.bipointnet.stages` cuts the network where it searches for neighbours among
+    features: the parts convert, the whole does not.
 
     Args:
         input_shape: `(points, channels)`, both fixed; x, y and z are used. Defaults to `(1024, 3)`.

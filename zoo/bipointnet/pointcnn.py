@@ -128,7 +128,8 @@ def BiPointCNN(
     Published ModelNet40 accuracy: 83.8 % (`binarization=None`: 90.0 %). No weights are published.
     Sums of few signs are often exactly 0, which `sign_of_zero` decides; the official arithmetic
     leaves them to rounding. Of the K d nearest neighbours of a dilated X-convolution every d-th is
-    taken (released: K drawn at random at every call, in evaluation too).
+    taken (released: K drawn at random at every call, in evaluation too). In LCE the layers that sum
+    over neighbours channel by channel run in float, for want of a depthwise operation.
 
     Args:
         input_shape: `(points, channels)`, both fixed; x, y and z are used. Defaults to `(1024, 3)`;
