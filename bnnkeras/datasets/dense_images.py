@@ -271,7 +271,8 @@ class DenseBatches(keras.utils.PyDataset):
 
         def example(place, index):
             generator = np.random.default_rng((self.seed, self.epoch, place))
-            return self.transforms(*self.files[index], generator)
+            image, target = self.files[index]
+            return self.transforms(image, target, generator)
 
         with ThreadPoolExecutor(self.threads) as pool:
             pairs = list(pool.map(example, range(first, first + len(chosen)), chosen))

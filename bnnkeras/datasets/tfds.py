@@ -74,7 +74,7 @@ class TFDSBatches(keras.utils.PyDataset):
         self.split = split
         self.batch_size = batch_size
         self._dense = _DENSE.get(name.partition("/")[0].partition(":")[0])
-        self.transforms = (DenseTransforms if self._dense else ImageTransforms)(tuple(transforms))
+        self.transforms = tuple(transforms)
         self.shuffle = shuffle
         self.seed = seed
         self.buffer_size = buffer_size
@@ -114,8 +114,10 @@ class TFDSBatches(keras.utils.PyDataset):
         generator = np.random.default_rng((self.seed, self.epoch, index))
         if self._dense:
             feature, decode, _ = self._dense
-            return self.transforms(example["image"], decode(example[feature]), generator)
-        return self.transforms.image(example["image"], generator), example["label"]
+            target = decode(example[feature])
+            return DenseTransforms(self.transforms)(example["image"], target, generator)
+        image = ImageTransforms(self.transforms).image(example["image"], generator)
+        return image, example["label"]
 
     def _examples(self, epoch: int) -> Iterator:
         import tensorflow as tf
