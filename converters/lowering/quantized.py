@@ -365,9 +365,11 @@ def _float_transposed(builder, layer, x):
 
 
 def _depthwise(builder, layer, x, kernel_name, argument):
-    """A depthwise convolution in float: its sums of products of signs are exact integers."""
+    """A depthwise convolution in float, whose sums of products of signs are exact."""
     kernel = quantizers.baked_kernel(layer, kernel_name, argument)
     kernel = kernel if kernel.ndim == 4 else kernel[None]
+    if quantizers.is_sign(layer.input_quantizer) and quantizers.is_sign(getattr(layer, argument)):
+        kernel = _with_spare_bits(kernel, builder.dtype)
     axes = map_axes(layer, x)
     x = _float_input(builder, layer, x, layer.input_quantizer)
     pads = [axis.explicit for axis in axes]
@@ -385,6 +387,18 @@ def _depthwise(builder, layer, x, kernel_name, argument):
         dtype=builder.dtype,
     )
     return builder.place(convolution, x, [kernel])
+
+
+def _with_spare_bits(kernel, dtype):
+    """Magnitudes that may be summed over a window without rounding, in any order.
+
+    The scale is part of the kernel, where the converter would put it anyway. Rounded by less than
+    2^-18 of itself, it makes as many +s as -s exactly 0, whose sign the next layer may take.
+    """
+    products = math.prod(kernel.shape[:2])
+    bits = np.finfo(dtype).nmant - math.ceil(math.log2(products))
+    mantissas, exponents = np.frexp(kernel)
+    return np.ldexp(np.round(np.ldexp(mantissas, bits)), exponents - bits)
 
 
 def _float_input(builder, layer, x, quantizer):

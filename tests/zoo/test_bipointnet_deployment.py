@@ -11,6 +11,7 @@ from bnnkeras.converters import flatbuffer
 from bnnkeras.converters.deployment import deployment_of
 from bnnkeras.layers import QuantDepthwiseConv2D
 from bnnkeras.models import ModelProfile
+from bnnkeras.quantizers import LSRKernel
 from bnnkeras.zoo import (
     BiDGCNN,
     BiPointCNN,
@@ -159,3 +160,22 @@ def randomized_scales():
                 variable.assign(generator.uniform(0.5, 2, size=variable.shape))
 
     return randomize
+
+
+def test_sums_over_neighbours_cancel_exactly():
+    """As many +s as -s are 0, as in the training form, whose sign the next layer takes."""
+    generator = np.random.default_rng(0)
+    points = keras.Input((40, 12, 6))
+    arguments = {"input_quantizer": "ste_sign", "use_bias": False}
+    x = QuantDepthwiseConv2D(
+        (1, 12), depth_multiplier=2, depthwise_quantizer=LSRKernel(), **arguments
+    )(points)
+    model = keras.Model(points, x)
+    clouds = generator.normal(size=(8, 40, 12, 6)).astype("float32")
+    model(clouds, training=True)
+    expected, found = (
+        keras.ops.convert_to_numpy(form(clouds)) for form in (model, converters.deploy(model))
+    )
+    assert 0.15 < np.mean(expected == 0) < 0.35
+    np.testing.assert_array_equal(found == 0, expected == 0)
+    np.testing.assert_allclose(found, expected, rtol=4e-6)
