@@ -8,6 +8,17 @@ accuracies. With `--output` each training is a line of that file, and the same c
 where it stopped. `parts` trains part segmentation and draws the labels and predictions of two
 clouds.
 
+The vanilla network on 520 test clouds, mean of three seeds (lowest to highest), in percent; 20
+minutes of one core:
+
+                     max                    mean                   ema-max
+    full precision   99.4 (99.2 to 99.4)    81.3 (79.6 to 83.5)
+    bnn              43.1 (37.9 to 48.3)    83.1 (82.1 to 83.7)    90.5 (88.8 to 91.3)
+    lsr              34.6 (23.6 to 56.1)    84.8 (82.7 to 86.2)    90.3 (89.4 to 91.5)
+
+Plain maxima fail in bits, and shifted ones are best, as published. That scales make no difference
+to them is not: a batch normalization follows each of these layers.
+
 Qin et al., BiPointNet (ICLR 2021), table 2.
 """
 
@@ -172,7 +183,7 @@ def main() -> None:
     parser.add_argument("task", choices=["classes", "parts"])
     parser.add_argument("--points", type=int, default=128, help="of each cloud")
     parser.add_argument("--clouds", type=int, default=400, help="of each class to train on")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=3)
     # The paper's 0.001 is made for ten times as many steps, of batches eight times as large.
     parser.add_argument("--rate", type=float, default=0.03, help="of learning, at the start")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
