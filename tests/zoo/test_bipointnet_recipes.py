@@ -63,6 +63,7 @@ def test_weighted_crossentropy():
         class_weights([0, 0, 1], 3)
 
 
+@pytest.mark.slow
 def test_fit_on_parts():
     train, test = point_clouds.solids(points=32, train_per_class=1, test_per_class=1)
     recipe = zoo.recipe("bipointnetpartsegmentation").scaled(
