@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from bnnkeras import converters
-from bnnkeras.converters import flatbuffer
 from bnnkeras.converters.deployment import deployment_of
 from bnnkeras.layers import QuantDepthwiseConv2D
 from bnnkeras.zoo import BiDenseDPT, BiDenseUperNet
@@ -56,19 +55,6 @@ def test_every_dense_convolution_is_binary(task):
         assert (found.argmax(-1) == wanted.argmax(-1)).mean() >= 0.995
     else:
         np.testing.assert_allclose(found, wanted, rtol=0.05)
-
-
-@pytest.mark.slow
-def test_the_published_size():
-    """All 53 calls of its 51 dense binary convolutions, in a file of the size of their bits."""
-    model = BiDenseUperNet((128, 128, 3), scale_axis="layer")
-    conversion = converters.convert(model, verify=False)
-    verification = conversion.verification
-    assert verification.binary_layers_total == verification.binary_layers_converted == 51
-    assert set(verification.float_reasons) == depthwise(model)
-    kinds = [operator.kind for operator in flatbuffer.read(conversion.flatbuffer).operators]
-    assert kinds.count("LceBconv2d") == 53
-    assert len(conversion.flatbuffer) <= 7_800_000
 
 
 @pytest.mark.slow
