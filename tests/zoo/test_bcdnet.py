@@ -17,6 +17,8 @@ from bnnkeras.training import SoftCrossEntropy
 from bnnkeras.zoo import BCDNetA, BCDNetB, bcdnet
 from bnnkeras.zoo.bcdnet import blocks
 
+pytestmark = pytest.mark.any_backend
+
 TINY = {"input_shape": (None, None, 3), "classes": 10, "width": 0.25, "mlp_blocks": 1}
 STEP1 = {"binary_weights": False}
 # Golden name: function, arguments, names of the state dict.

@@ -15,6 +15,8 @@ from bnnkeras.zoo import BiDenseUperNet, list_models
 from bnnkeras.zoo import bidense as bidense_package
 from bnnkeras.zoo.bidense import blocks, uppernet
 
+pytestmark = pytest.mark.any_backend
+
 HERE = Path(__file__).parent
 SMALL = {"input_shape": (64, 64, 3), "size": "pocket", "classes": 12}
 

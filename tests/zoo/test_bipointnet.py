@@ -16,6 +16,8 @@ from bnnkeras.zoo import (
 )
 from bnnkeras.zoo.bipointnet import blocks
 
+pytestmark = pytest.mark.any_backend
+
 
 def numpy(value) -> np.ndarray:
     return ops.convert_to_numpy(value)

@@ -9,6 +9,8 @@ from bnnkeras.layers.points import EdgeFeatures, SampleAndGroup
 from bnnkeras.zoo.bipointnet.blocks import Style, mlp, pooled
 from bnnkeras.zoo.bipointnet.pointcnn import x_convolution
 
+pytestmark = pytest.mark.any_backend
+
 
 def inputs(channels):
     """Positions and features, side by side in one input."""

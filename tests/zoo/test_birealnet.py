@@ -19,6 +19,8 @@ from bnnkeras.zoo import (
 )
 from bnnkeras.zoo.birealnet import blocks
 
+pytestmark = pytest.mark.any_backend
+
 # Blocks in each stage, binary convolutions, and what is trained.
 VARIANTS = {
     "birealnet18": (BiRealNet18, 16, 10_985_472, 11_689_512, 11_699_112, 1_676_279_808),

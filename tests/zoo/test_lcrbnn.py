@@ -16,6 +16,8 @@ from bnnkeras.training import LipschitzRetention
 from bnnkeras.zoo import builder
 from bnnkeras.zoo.lcrbnn import blocks
 
+pytestmark = pytest.mark.any_backend
+
 IMAGENET, CIFAR, VGG = "lcrbnn_imagenet", "irnet_cifar", "irnet_vgg_small"
 # Official variant: zoo function, arguments, map, file of its golden vectors.
 VARIANTS = {

@@ -12,6 +12,8 @@ from bnnkeras.datasets import Batches, images, point_clouds
 from bnnkeras.training import CoupledSGD
 from bnnkeras.zoo import recipes
 
+pytestmark = pytest.mark.any_backend
+
 
 def numpy(value) -> np.ndarray:
     return ops.convert_to_numpy(value)
