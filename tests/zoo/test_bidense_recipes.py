@@ -120,7 +120,7 @@ def test_other_rates_take_the_recipes_optimizer(untrained):
     recipe = small("bidenseupernet", classes=6)
     stage = dataclasses.replace(recipe.stages[0], rates=CosineDecay(1e-3))
     model = dataclasses.replace(recipe, stages=(stage,)).fit(masks(), verbose=0).model
-    assert type(model.optimizer) is keras.optimizers.AdamW
+    assert isinstance(model.optimizer, keras.optimizers.AdamW)
     assert (model.optimizer.beta_1, model.optimizer.weight_decay) == (0.9, 0.01)
 
 
