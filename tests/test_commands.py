@@ -162,7 +162,7 @@ def test_bad_arguments_are_one_line(folder, tmp_path):
         ("`--classes` is for", "import", file, "--model", model, "-o", "x.keras", "--classes", 3),
         ("none.tflite", "benchmark", tmp_path / "none.tflite"),
         ("`--report` must end in", "benchmark", file, "--report", tmp_path / "x.pdf"),
-        ("one of \\['birealnet18'\\]", "benchmark", file, "--peers"),
+        ("out of \\['birealnet18'\\]", "benchmark", file, "--peers"),
     ):
         output = fails(*arguments)
         assert any(part.replace("\\", "") in output for part in message.split("|")), output

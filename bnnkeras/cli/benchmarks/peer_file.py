@@ -31,7 +31,7 @@ def make_peer_file(
         ValueError: If Larq Zoo has no such network.
         ContenderError, PrivateEnvironmentError: If it cannot be built, or its environment made.
     """
-    name = peer_of(of.model)
+    name = peer_of([of.model])
     python = LARQ_ZOO.make(progress=progress)
     contender = larq_contender(name, python)
     saved = folder / "saved_model"
