@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bnnkeras.datasets.images import pillow
+
 
 @dataclass(frozen=True)
 class DenseFiles(Sequence):
@@ -142,11 +144,5 @@ def _checked(folder, images, targets):
 
 
 def _pixels(path):
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            'Reading images needs Pillow: pip install "bnnkeras[datasets]"'
-        ) from error
-    with Image.open(path) as picture:
+    with pillow("Reading").open(path) as picture:
         return np.asarray(picture)

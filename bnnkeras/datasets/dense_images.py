@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from bnnkeras.datasets.dense_files import DenseFiles
+from bnnkeras.datasets.images import pillow
 
 
 @dataclass(frozen=True)
@@ -291,12 +292,7 @@ def _resized(values, height, width, resampling):
 
 def _by_pillow(values, change, resampling):
     """`change(picture, resampling)` of an array: RGB of uint8, labels or depths."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            'Resizing images needs Pillow: pip install "bnnkeras[datasets]"'
-        ) from error
+    Image = pillow("Resizing")
     single = values.ndim == 3 and values.shape[-1] == 1
     # Pillow has pictures of int32 and of float32, with one channel.
     picture = Image.fromarray(np.ascontiguousarray(values[..., 0] if single else values))

@@ -308,13 +308,26 @@ class ImageTransforms:
         return np.stack([self.image(image, generator) for image in images])
 
 
-def _resized(image, height: int, width: int):
+def pillow(purpose: str):
+    """Pillow's module `Image`.
+
+    Args:
+        purpose: What images need it for, at the start of the error: `"Resizing"`.
+
+    Raises:
+        ImportError: If the `datasets` extra is missing.
+    """
     try:
         from PIL import Image
     except ImportError as error:
         raise ImportError(
-            'Resizing images needs Pillow: pip install "bnnkeras[datasets]"'
+            f'{purpose} images needs Pillow: pip install "bnnkeras[datasets]"'
         ) from error
+    return Image
+
+
+def _resized(image, height: int, width: int):
+    Image = pillow("Resizing")
     if image.shape[:2] == (height, width):
         return image
     picture = Image.fromarray(np.ascontiguousarray(image))

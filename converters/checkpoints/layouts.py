@@ -160,19 +160,6 @@ class SingleAxis(Layout):
         return arrays[0].reshape(self.official_shape(arrays[0].shape))
 
 
-class Row(Layout):
-    """A vector that is officially a matrix of one row."""
-
-    def official_shape(self, *shapes):
-        return (1, *shapes[0])
-
-    def to_keras(self, array, *shapes):
-        return array[0]
-
-    def to_official(self, *arrays):
-        return arrays[0][None]
-
-
 class Negated(Layout):
     """The same array with the other sign, as a bias in front of a sign is to its threshold.
 

@@ -50,6 +50,18 @@ def official_gradients(result, names):
     }
 
 
+def assert_gradient_norms(golden, case, result, names, noise):
+    """Holds the gradients' norms against all of the file's.
+
+    Norms of what batch normalization cancels are rounding, up to `noise`.
+    """
+    gradients = official_gradients(result, names)
+    wanted = golden[f"{case}/train/grad_names"].tolist()
+    assert set(wanted) == set(gradients)
+    norms = np.array([np.linalg.norm(gradients[name]) for name in wanted])
+    np.testing.assert_allclose(norms, golden[f"{case}/train/grad_l2"], rtol=1e-8, atol=noise)
+
+
 def official_statistics(model, names, before, inputs):
     """The running statistics after one step from `before`, the variances PyTorch's."""
     found = {}

@@ -257,13 +257,7 @@ def test_official_training_step(
 
     result = numerics.gradients(model, [x], loss=loss, training=True)
     numerics.assert_close(numpy(losses[0])[None], golden[f"{case}/train/loss"], label="loss")
-    gradients = bidense.official_gradients(result, names)
-    wanted = golden[f"{case}/train/grad_names"].tolist()
-    assert set(wanted) == set(gradients)
-    norms = np.array([np.linalg.norm(gradients[name]) for name in wanted])
-    expected = golden[f"{case}/train/grad_l2"]
-    # Norms of what batch normalization cancels are rounding noise.
-    np.testing.assert_allclose(norms, expected, rtol=1e-8, atol=1e-11)
+    bidense.assert_gradient_norms(golden, case, result, names, noise=1e-11)
     statistics = bidense.official_statistics(model, names, before, x)
     wanted = golden[f"{case}/train/running_var_names"].tolist()
     means = {name: value.mean() for name, value in statistics.items() if "running_var" in name}

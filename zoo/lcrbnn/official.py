@@ -3,8 +3,8 @@
 from bnnkeras.converters.checkpoints import (
     FlattenedFeatures,
     NameMap,
-    Row,
     Rule,
+    SingleAxis,
     batch_normalization,
     register_name_map,
     weight_and_bias,
@@ -36,7 +36,7 @@ IMAGENET_NAMES = register_name_map(
             *batch_normalization("bn2", "head_bn"),
             *weight_and_bias("fc", "classifier"),
             # LCR's scales of the stages: of `LipschitzRetention`, not of the network.
-            Rule("gamma", "gamma", layout=Row()),
+            Rule("gamma", "gamma", layout=SingleAxis(rank=2)),
         ],
         # What belongs to a trainer, to nothing (bn3), and to a model with its top.
         unused=["gamma", "bn3.*", "bn2.*", "fc.weight", "fc.bias"],
