@@ -30,7 +30,8 @@ def test_points_follow_the_area():
     assert small.mean() == pytest.approx(0.1, abs=0.01)
     np.testing.assert_array_equal(small, chosen < 2)
     np.testing.assert_array_equal(normals, np.tile([0.0, 0.0, 1.0], (20_000, 1)))
-    # Uniform within: mean and variance of a uniform distribution along each axis.
+    # Uniform within: mean and variance of a uniform distribution along each axis. Of 18,000 points
+    # their standard errors are 0.007 and 0.005.
     inside = positions[~small, :2] - [2, 0]
     np.testing.assert_allclose(inside.mean(axis=0), 1.5, atol=0.03)
     np.testing.assert_allclose(inside.var(axis=0), 9 / 12, atol=0.03)
@@ -80,7 +81,8 @@ def test_jitter_and_rotation():
     turned = point_clouds.jitter_and_rotate(jitter=0)(clouds, generator(1))
     np.testing.assert_array_equal(turned[..., 3:], clouds[..., 3:])
     assert turned.dtype == np.float32
-    # A rotation: distances stay, no mirror; three turns of at most 15 degrees.
+    # A rotation: distances stay, no mirror; three turns of at most 15 degrees. (Of float32 clouds,
+    # from which the matrices are estimated.)
     pairs = zip(clouds[..., :3], turned[..., :3], strict=True)
     matrices = np.stack([np.linalg.lstsq(before, after, rcond=None)[0] for before, after in pairs])
     np.testing.assert_allclose(np.linalg.det(matrices), 1, rtol=1e-4)
@@ -113,6 +115,7 @@ def test_turning(axis):
     )
     # Every vector of a cloud by one angle, and the angles of the clouds go all around.
     ratios = (after / before).reshape(300, -1)
+    # (Quotients of float32 vectors, some of them near 0.)
     np.testing.assert_allclose(np.abs(ratios), 1, rtol=1e-3)
     np.testing.assert_allclose(ratios, ratios[:, :1].repeat(40, axis=1), atol=2e-2)
     np.testing.assert_array_equal(turned[..., axis::3], clouds[..., axis::3])

@@ -139,6 +139,7 @@ def test_batches_repeat_and_differ():
     assert [len(one[number][0]) for number in range(3)] == [2, 2, 1]
     x, y = one[0]
     assert x.shape == (2, 8, 10, 3) and x.dtype == "float32" and y.shape == (2, 8, 10)
+    # Back from float32 to values of up to 255.
     np.testing.assert_allclose((x[..., 0] * 0.229 + 0.485) * 255, y, atol=1e-3)
     np.testing.assert_array_equal(x, other[0][0])
     one.on_epoch_end()

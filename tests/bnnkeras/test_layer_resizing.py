@@ -57,7 +57,7 @@ def test_corners_stay_and_the_gradient_is_the_transpose(numerics):
     upstream = generator.normal(size=(2, 5, 9, 2)).astype("float32")
     result = numerics.gradients(layer, [x], upstream)
     np.testing.assert_allclose(result.value[:, ::4, ::8], x[:, ::2, ::3], rtol=1e-6)
-    # <A x, g> = <x, A^T g>
+    # <A x, g> = <x, A^T g>, sums in float32 of terms that cancel.
     one, other = (result.value * upstream).sum(), (x * result.inputs[0]).sum()
     np.testing.assert_allclose(one, other, rtol=1e-4)
 

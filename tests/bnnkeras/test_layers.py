@@ -339,6 +339,7 @@ def test_max_pooling_gradient_and_half_precision(numerics):
         output = MaxPooling2D(3, 2, "symmetric", dtype=policy)(x)
         assert dtype_name(output) == policy.removeprefix("mixed_")
         values = numpy(ops.cast(output, "float32"))
+        # bfloat16 has 8 bits.
         np.testing.assert_allclose(values, result.value, rtol=1e-2)
 
 
