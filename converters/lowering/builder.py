@@ -244,8 +244,16 @@ class Builder:
         return keras.ops.negative(x)
 
     def mean(self, x, axes, name):
-        """The mean over axes, which are kept with size 1."""
-        return Mean(axes, name=self.name(f"{name}_mean"), dtype=self.dtype)(x)
+        """The mean over axes, which are kept with size 1; laid once for a tensor."""
+        axes = tuple(axes)
+        return self.once(
+            ("mean", id(x), axes),
+            lambda: Mean(axes, name=self.name(f"{name}_mean"), dtype=self.dtype)(x),
+        )
+
+    def know_mean(self, x, axes, value):
+        """Notes that `value` is the mean of x over axes, which spares `mean` a pass over the map."""
+        self.once(("mean", id(x), tuple(axes)), lambda: value)
 
     def matrix(self, x, kernel, name):
         """x @ kernel over the last axis."""

@@ -117,10 +117,13 @@ def centred_input(builder, layer, x, quantizer):
         return builder.offset(x, -np.broadcast_to(value, (x.shape[-1],)), layer.name)
     name = f"{layer.name}_threshold"
     if type(threshold) is AdaptiveThreshold:
-        average = builder.mean(x, _axes(threshold, x), name)
+        axes = _axes(threshold, x)
+        average = builder.mean(x, axes, name)
         # -t = -k mean - b, in place of a subtraction behind it.
         minus = builder.affine(average, -_numbers(threshold.k), -_numbers(threshold.b), name)
-        return builder.add(x, minus, name)
+        centred = builder.add(x, minus, name)
+        builder.know_mean(centred, axes, builder.add(average, minus, f"{name}_centred"))
+        return centred
     if type(threshold) is ContextualThreshold:
         context, of_context = _context(builder, threshold, x, name)
         expansion = _numbers(threshold.expansion)
