@@ -12,6 +12,7 @@ from bnnkeras.converters import (
     graph,
     labels,
     layers,  # noqa: F401  (registers the deploy layers for loading)
+    scheduling,
 )
 from bnnkeras.converters.float_parts import (
     fake_quantization,  # noqa: F401  (registers its layer for loading)
@@ -65,7 +66,7 @@ def flatbuffer_of(model: keras.Model, batch_size: int) -> bytes:
     """The bytes that LCE's converter makes of a deploy form."""
     converter = import_or_explain("larq_compute_engine.mlir.python.converter")
     with _saved_model(model, batch_size) as folder:
-        return converter.convert_saved_model(folder)
+        return scheduling.scheduled(converter.convert_saved_model(folder))
 
 
 @contextlib.contextmanager

@@ -252,7 +252,7 @@ class Builder:
         )
 
     def know_mean(self, x, axes, value):
-        """Notes that `value` is the mean of x over axes, which spares `mean` a pass over the map."""
+        """Notes that `value` is the mean of x over axes: it spares `mean` a pass over the map."""
         self.once(("mean", id(x), tuple(axes)), lambda: value)
 
     def matrix(self, x, kernel, name):

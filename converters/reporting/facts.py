@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bnnkeras.converters import cutting, flatbuffer
+from bnnkeras.converters import cutting, flatbuffer, scheduling
 from bnnkeras.converters.worker.registry import Arrays, command
 
 # Input 1 of these operators is their kernel.
@@ -52,7 +52,7 @@ def _operators(file) -> list[dict[str, Any]]:
     layers = (file.metadata or {}).get("operator_layers") or []
     known = len(layers) == len(file.operators)
     counted: set[tuple[int, int]] = set()
-    alive = _live_bytes(file, on_constants)
+    alive = scheduling.live_bytes(file)
     rows = []
     for operator in file.operators:
         output = file.tensors[operator.outputs[0]]
@@ -92,28 +92,6 @@ def _weights(file, producers, on_constants, inputs, counted) -> list[np.ndarray]
                 counted.add(place)
                 found.append(value)
     return found
-
-
-def _live_bytes(file, on_constants) -> list[int]:
-    """Bytes of activations that are needed while each operator runs, the operator's included."""
-    last_use = {
-        index: operator.index
-        for operator in file.operators
-        for index in (*operator.outputs, *operator.inputs)
-    }
-    last_use.update(dict.fromkeys(file.outputs, len(file.operators)))
-    constant = {index for position in on_constants for index in file.operators[position].outputs}
-    live = set(file.inputs)
-    sizes = []
-    for operator in file.operators:
-        live.update(set(operator.outputs) - constant)
-        sizes.append(sum(_activation_bytes(file.tensors[index]) for index in live))
-        live = {index for index in live if last_use.get(index, -1) > operator.index}
-    return sizes
-
-
-def _activation_bytes(tensor) -> int:
-    return math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize
 
 
 def _macs(file, operator) -> int:
