@@ -1,11 +1,12 @@
 """BiDense's UperNet on scenes of scanned digits: masks or depth, binary or of full precision.
 
-    python examples/train_bidense.py [--task depth] [--precision scratch] [--epochs 30]
+    python examples/train_bidense.py [--task depth] [--precision scratch] [--tflite scenes.tflite]
 
 The scenes are made on the spot, without a download, and are new in every epoch. Behind the training
 stand the metrics on scenes of digits that the network has not seen, and a picture of some of them:
 the input, what is true, and what the network says. With `--folder`, a training that was interrupted
-continues, and the trained network is kept.
+continues, and the trained network is kept. `--tflite` converts it, and compares what Larq Compute
+Engine says of the same scenes.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from bnnkeras import converters
 from bnnkeras.datasets import SceneBatches, scenes
 from bnnkeras.dense_metrics import DepthDelta, MeanIoU, PixelAccuracy, depth_metrics
 from bnnkeras.training import (
@@ -103,18 +105,36 @@ def draw(path: Path, model, test, task: str) -> None:
     figure.savefig(path, dpi=120)
 
 
+def deploy(path: Path, model, test, task: str) -> None:
+    """Converts the network, and prints how far Larq Compute Engine's answers are from Keras's."""
+    conversion = converters.convert(model, path, inputs=test.images[:4])
+    verification = conversion.verification
+    print(
+        f"{path}: {len(conversion.flatbuffer):,} bytes; in 1 bit "
+        f"{verification.binary_layers_converted} of {verification.binary_layers_total} layers; "
+        f"largest difference in the probe {verification.probe_max_difference}"
+    )
+    found = converters.Interpreter(path).predict(test.images)
+    wanted = model.predict(test.images, batch_size=20, verbose=0)
+    if task == "segmentation":
+        print(f"pixels with the same class: {(found.argmax(-1) == wanted.argmax(-1)).mean():.4%}")
+    else:
+        print(f"mean difference of depths: {np.abs(found - wanted).mean():.2e} m")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--task", choices=("segmentation", "depth"), default="segmentation")
     parser.add_argument("--precision", choices=("binary", "scratch"), default="binary")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--scenes", type=int, default=2000, help="per epoch")
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rate", type=float, default=4e-3, help="largest learning rate")
     parser.add_argument("--classify-at", choices=("input", "quarter"), default="quarter")
     parser.add_argument("--picture", type=Path, default=Path("bidense.png"))
     parser.add_argument("--folder", type=Path, help="where the training and the network are kept")
+    parser.add_argument("--tflite", type=Path, help="the file to convert to")
     options = parser.parse_args()
 
     keras.utils.set_random_seed(0)
@@ -136,6 +156,8 @@ def main() -> None:
     evaluate(model, test, options.task)
     draw(options.picture, model, test, options.task)
     print(f"Picture: {options.picture}")
+    if options.tflite is not None:
+        deploy(options.tflite, model, test, options.task)
 
 
 if __name__ == "__main__":
