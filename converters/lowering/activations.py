@@ -19,9 +19,13 @@ _SIGN_KEEPING = {
 }
 
 
-def is_sign_keeping(function) -> bool:
-    """Whether a sign is the same with and without this activation in front of it."""
-    return function in _SIGN_KEEPING
+def is_sign_keeping(operation) -> bool:
+    """Whether a sign is the same with and without this operation of a deploy form before it."""
+    if isinstance(operation, layers.Activation):
+        return operation.activation in _SIGN_KEEPING
+    # Of its approximation, values below -5 are -0.0 in float32, whose sign would be +1; of the
+    # exact function those below -13.
+    return type(operation).__name__ == "Gelu"
 
 
 @lowering_rule(layers.Activation)

@@ -114,11 +114,7 @@ def _without_activations(builder, x, name):
     It is looked for behind what moves values or picks one of them.
     """
     source, inputs = producer(x)
-    if isinstance(source, keras.layers.Activation) and is_sign_keeping(source.activation):
-        return _without_activations(builder, inputs[0], name)
-    if type(source).__name__ == "Gelu":
-        # Of its approximation, values below -5 are -0.0 in float32, whose sign would be +1; of the
-        # exact function those below -13.
+    if is_sign_keeping(source):
         return _without_activations(builder, inputs[0], name)
     moves = (
         keras.layers.Concatenate,
