@@ -15,6 +15,7 @@ import numpy as np
 from bnnkeras.converters import (
     export,
     flatbuffer,
+    graph,
     layers,  # noqa: F401  (registers the deploy layers for loading)
 )
 from bnnkeras.converters.float_parts import (
@@ -29,6 +30,8 @@ from bnnkeras.converters.worker.requirements import import_or_explain
 _EPSILON = 2.0**-23
 # Multipliers are copied into the file; where two biases are merged, float32 rounds.
 _PARAMETER_TOLERANCE = 2.0**-21
+# Of activations, in one run.
+_PART_BYTES = 2**31
 
 
 @command("verify")
@@ -56,15 +59,20 @@ def verify(arrays, *, model_path: str, kernels: list[str]):
     # A file with other inputs and outputs cannot be run as this model.
     if foreign:
         return result, {}
-    # Large maps take gigabytes: for the structure alone nothing is computed.
-    outputs = _outputs(deployed, inputs) if kernels else []
-    expected = dict(zip(output_names(deployed), outputs, strict=bool(kernels)))
+    parts = _parts(inputs, file) if kernels else []
+    expected = [
+        dict(zip(output_names(deployed), _outputs(deployed, part), strict=True)) for part in parts
+    ]
     for kernel in kernels:
         try:
-            result["kernels"][kernel] = {
-                **_local_errors(data, file, matches, eight_bit, deployed, inputs, kernel),
-                **_end_to_end(expected, _run(data, kernel, inputs)),
-            }
+            result["kernels"][kernel] = _worst(
+                [
+                    _local_errors(data, file, matches, eight_bit, deployed, part, kernel)
+                    | _end_to_end(outputs, _run(data, kernel, part))
+                    for part, outputs in zip(parts, expected, strict=True)
+                ],
+                [len(next(iter(part.values()))) for part in parts],
+            )
         except RuntimeError as error:
             problems.append(f"{kernel} kernel: LCE refuses the file: {_last_line(error)}")
             result["structure_problems"] = problems
@@ -80,27 +88,60 @@ def probe(arrays, *, model_path: str, kernels: list[str], batch_size: int):
     """
     deployed = keras.models.load_model(model_path, compile=False)
     data = export.flatbuffer_of(deployed, batch_size)
-    inputs = _inputs(arrays)
-    expected = [arrays[f"expected/{number}"] for number in range(len(deployed.outputs))]
-    single = _outputs(deployed, inputs)
-    double = _outputs(_in_float64(deployed), inputs)
-    result: dict[str, Any] = {
-        # If float32 and float64 differ the probe rounds somewhere, and would prove nothing.
-        "rounding": _difference(single, double),
-        "deploy_difference": _difference(single, expected),
-        "binary_layers": len(binary_units(deployed)),
-        "kernels": {},
+    double = _in_float64(deployed)
+    found = []
+    for part in _parts(arrays, flatbuffer.read(data)):
+        inputs = _inputs(part)
+        expected = [part[f"expected/{number}"] for number in range(len(deployed.outputs))]
+        single = _outputs(deployed, inputs)
+        found.append(
+            {
+                # If float32 and float64 differ the probe rounds somewhere, and would prove nothing.
+                "rounding": _difference(single, _outputs(double, inputs)),
+                "deploy_difference": _difference(single, expected),
+                **{kernel: _probed(data, kernel, inputs, deployed, expected) for kernel in kernels},
+            }
+        )
+    # (NumPy's maximum keeps NaN.)
+    worst = {name: float(np.max([item[name] for item in found])) for name in found[0]}
+    result = {name: worst.pop(name) for name in ("rounding", "deploy_difference")}
+    return {**result, "binary_layers": len(binary_units(deployed)), "kernels": worst}, {}
+
+
+def _probed(data, kernel, inputs, deployed, expected) -> float:
+    try:
+        outputs = _run(data, kernel, inputs)
+    except RuntimeError:
+        # The kernel refuses the probe's file: nothing it computes is the right thing.
+        return math.inf
+    return _difference([outputs[name] for name in output_names(deployed)], expected)
+
+
+def _parts(inputs, file):
+    """The samples in as many parts as their activations need: taps are all in memory at once."""
+    computed = {index for item in file.operators for index in item.outputs}
+    size = sum(flatbuffer.activation_bytes(file.tensors[index]) for index in computed)
+    step = max(1, _PART_BYTES // max(size, 1))
+    samples = max((len(value) for value in inputs.values()), default=0)
+    return [
+        {name: value[start : start + step] for name, value in inputs.items()}
+        for start in range(0, samples, step)
+    ]
+
+
+def _worst(results: list[dict[str, Any]], samples: list[int]) -> dict[str, Any]:
+    """What was found in several parts of the samples, as if it had been one."""
+    agreement = [result["argmax_agreement"] for result in results]
+    problems = [text for result in results for text in result["local_problems"]]
+    merged: dict[str, Any] = {
+        "argmax_agreement": float(np.average(agreement, weights=samples)),
+        "local_problems": list(dict.fromkeys(problems)),
     }
-    for kernel in kernels:
-        try:
-            outputs = _run(data, kernel, inputs)
-        except RuntimeError:
-            # The kernel refuses the probe's file: nothing it computes is the right thing.
-            result["kernels"][kernel] = math.inf
-            continue
-        ordered = [outputs[name] for name in output_names(deployed)]
-        result["kernels"][kernel] = _difference(ordered, expected)
-    return result, {}
+    for name in results[0].keys() - merged.keys():
+        errors = [result[name] for result in results]
+        # (NumPy's maximum keeps NaN.)
+        merged[name] = None if None in errors else float(np.max(errors))
+    return merged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -439,9 +480,8 @@ def _evaluate(starts, ends):
     unknown = {id(tensor): tensor for tensor in ends if id(tensor) not in known}
     if unknown:
         model = keras.Model([tensor for tensor, _ in starts], [*unknown.values()])
-        computed = keras.tree.flatten(model([value for _, value in starts]))
-        for key, value in zip(unknown, computed, strict=True):
-            known[key] = keras.ops.convert_to_numpy(value)
+        computed = graph.outputs(model, [value for _, value in starts])
+        known.update(zip(unknown, computed, strict=True))
     return [known[id(tensor)] for tensor in ends]
 
 
@@ -480,10 +520,7 @@ def _run(data, kernel, inputs):
 
 
 def _outputs(model, inputs):
-    structured = keras.tree.pack_sequence_as(
-        model.input, [inputs[tensor.name] for tensor in model.inputs]
-    )
-    return [keras.ops.convert_to_numpy(value) for value in keras.tree.flatten(model(structured))]
+    return graph.outputs(model, [inputs[tensor.name] for tensor in model.inputs])
 
 
 def _last_line(error) -> str:

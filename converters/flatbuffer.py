@@ -7,6 +7,7 @@ them TensorFlow: use this module in the deploy worker.
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -197,6 +198,11 @@ def read(data: bytes) -> FlatbufferModel:
         _names(signature and signature.outputs, outputs, tensors),
         metadata(data),
     )
+
+
+def activation_bytes(tensor: Tensor) -> int:
+    """Bytes of a computed tensor, for one run."""
+    return math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize
 
 
 def with_outputs(data: bytes, tensor_indices: Sequence[int]) -> bytes:

@@ -1,8 +1,10 @@
 """Walks over functional graphs."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import keras
+import numpy as np
 
 
 def as_functional(model: keras.Model) -> keras.Model:
@@ -51,6 +53,62 @@ def replay(model: keras.Model, inputs, call: Callable):
     # The same private method that keras.models.clone_model uses. clone_model itself cannot serve:
     # it raises on Sequential models and does not let a walk cut the graph or enter nested models.
     return as_functional(model)._run_through_graph(inputs, call_fn=enter)
+
+
+def values(
+    model: keras.Model, inputs: Iterable, tensors: Iterable[keras.KerasTensor]
+) -> Iterator[tuple[keras.KerasTensor, object]]:
+    """What a functional model computes, value by value, in the order in which it does.
+
+    Each value is dropped when nothing else reads it. A call of the model would keep all of them to
+    its end: gigabytes, where maps are large.
+
+    Args:
+        model: A functional model.
+        inputs: One array for each of `model.inputs`.
+        tensors: Symbolic tensors of the model.
+
+    Yields:
+        Each of `tensors` once, with its value.
+    """
+    wanted = {id(tensor) for tensor in tensors}
+    nodes = [
+        node
+        for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True)
+        for node in nodes
+        if not node.is_input
+    ]
+    readers = Counter(key for node in nodes for key in {id(item) for item in node.input_tensors})
+    known = {}
+
+    def learn(tensor, value):
+        if readers[id(tensor)]:
+            known[id(tensor)] = value
+        if id(tensor) in wanted:
+            yield tensor, value
+
+    for tensor, value in zip(model.inputs, inputs, strict=True):
+        yield from learn(tensor, keras.ops.convert_to_tensor(value, tensor.dtype))
+    for node in nodes:
+        args, kwargs = node.arguments.fill_in(known)
+        outputs = keras.tree.flatten(node.operation(*args, **kwargs))
+        del args, kwargs
+        for key in {id(item) for item in node.input_tensors}:
+            readers[key] -= 1
+            if not readers[key]:
+                del known[key]
+        for tensor, value in zip(node.outputs, outputs, strict=True):
+            yield from learn(tensor, value)
+        del outputs
+
+
+def outputs(model: keras.Model, inputs: Iterable) -> list[np.ndarray]:
+    """The outputs of a functional model as arrays, by way of `values`."""
+    found = {
+        id(tensor): keras.ops.convert_to_numpy(value)
+        for tensor, value in values(model, inputs, model.outputs)
+    }
+    return [found[id(tensor)] for tensor in model.outputs]
 
 
 def producer(tensor: keras.KerasTensor):

@@ -11,6 +11,7 @@ gets dyadic inputs of its own. `Probe` names both.
 """
 
 import dataclasses
+import hashlib
 import math
 
 import keras
@@ -208,20 +209,46 @@ def dyadic_probe(model: keras.Model, seed: int = 0) -> Probe:
     return Probe(twin, cuts, replaced)
 
 
-def differences(twin: keras.Model, inputs: dict[str, np.ndarray]) -> list[str]:
-    """A sentence naming the first layer of a twin whose deploy form is not exactly the same.
+def compared(
+    twin: keras.Model, inputs: dict[str, np.ndarray]
+) -> tuple[list[np.ndarray], list[str]]:
+    """The outputs of a twin, and a sentence naming the first layer whose deploy form is not
+    exactly the same.
 
-    Every layer is an output here: behind a sign most differences are hidden.
+    Every layer is an output here: behind a sign most differences are hidden. They are compared by
+    their hashes, because all of them are too much for the memory where maps are large.
     """
+    arrays = [inputs[tensor.name] for tensor in twin.inputs]
     tapped = _with_all_outputs(twin)
-    values = [inputs[tensor.name] for tensor in tapped.inputs]
-    wanted, found = tapped(values), deploy(tapped)(values)
-    for name in tapped.output:
-        one, other = (keras.ops.convert_to_numpy(outputs[name]) for outputs in (wanted, found))
-        if one.shape != other.shape or not (one == other).all():
-            # The differences behind it follow from this one.
-            return [f"probe: deploy and training form differ from {name.rpartition('_')[0]} on"]
-    return []
+    computed = {id(tensor): name for name, tensor in tapped.output.items()}
+    outputs = {id(tensor) for tensor in twin.outputs}
+    wanted, kept = {}, {}
+    for tensor, value in graph.values(twin, arrays, [*tapped.output.values(), *twin.outputs]):
+        array = keras.ops.convert_to_numpy(value)
+        if id(tensor) in computed:
+            wanted[computed[id(tensor)]] = _digest(array)
+        if id(tensor) in outputs:
+            kept[id(tensor)] = array
+    deployed = deploy(tapped)
+    found = {
+        id(tensor): _digest(keras.ops.convert_to_numpy(value))
+        for tensor, value in graph.values(deployed, arrays, deployed.outputs)
+    }
+    different = [
+        name for name, tensor in deployed.output.items() if found[id(tensor)] != wanted[name]
+    ]
+    # The differences behind the first follow from it.
+    problems = [
+        f"probe: deploy and training form differ from {name.rpartition('_')[0]} on"
+        for name in different[:1]
+    ]
+    return [kept[id(tensor)] for tensor in twin.outputs], problems
+
+
+def _digest(array) -> tuple:
+    """Equal for arrays of the same shape and values."""
+    # (-0.0 + 0.0 is 0.0.)
+    return array.shape, hashlib.sha256(np.ascontiguousarray(array + 0.0)).digest()
 
 
 def _with_all_outputs(twin):

@@ -5,10 +5,7 @@ mean of its magnitudes, the convolution comes first, and the map, its positive p
 are all in memory at once. Used in the deploy worker only.
 """
 
-import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from bnnkeras.converters import cutting, flatbuffer
 
@@ -56,7 +53,9 @@ class _Memory:
             self._readers[index] += 1
         # What is computed from constants alone is there for good, as they are.
         self._bytes = [
-            0 if tensor.value is not None or tensor.index in held else _activation_bytes(tensor)
+            0
+            if tensor.value is not None or tensor.index in held
+            else flatbuffer.activation_bytes(tensor)
             for tensor in file.tensors
         ]
 
@@ -104,7 +103,3 @@ class _Memory:
         """Bytes that nothing reads behind this operator."""
         read = sum(self._bytes[index] for index in self._inputs[item] - {-1} if readers[index] == 1)
         return read + sum(self._bytes[index] for index in self._outputs[item] if not readers[index])
-
-
-def _activation_bytes(tensor) -> int:
-    return math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize

@@ -217,11 +217,10 @@ def _run_probe(model, kernels, timeout_seconds):
             nothing = {"kernels": {}, "rounding": 0, "deploy_difference": 0, "layer_problems": []}
             return {**nothing, "cuts": dyadic.cuts, "replaced": dyadic.replaced}
         inputs = probe.dyadic_inputs(twin, samples=2)
-        expected = keras.tree.flatten(twin([inputs[tensor.name] for tensor in twin.inputs]))
-        problems = probe.differences(twin, inputs)
+        expected, problems = probe.compared(twin, inputs)
     arrays = {f"input/{name}": value for name, value in inputs.items()}
     for number, value in enumerate(expected):
-        arrays[f"expected/{number}"] = keras.ops.convert_to_numpy(value)
+        arrays[f"expected/{number}"] = value
     with tempfile.TemporaryDirectory(prefix="bnnkeras-") as folder:
         path = Path(folder, "probe.keras")
         deploy(twin).save(path)

@@ -306,10 +306,10 @@ def test_a_wrong_rule_is_found(mutate, layer, randomized, monkeypatch) -> None:
     model = randomized(_network())
     twin = probe.dyadic_twin(model)
     inputs = probe.dyadic_inputs(twin, samples=2)
-    assert layerwise.differences(model) == [] and probe.differences(twin, inputs) == []
+    assert layerwise.differences(model) == [] and probe.compared(twin, inputs)[1] == []
     with monkeypatch.context() as patch:
         mutate(patch)
-        by_layer, by_probe = layerwise.differences(model), probe.differences(twin, inputs)
+        by_layer, by_probe = layerwise.differences(model), probe.compared(twin, inputs)[1]
     assert by_probe
     assert layer in {text.partition(":")[0] for text in by_layer}
 
@@ -333,7 +333,7 @@ def test_the_probe_says_what_it_leaves_out(randomized) -> None:
     # Every binary layer is in the twin, each segment with inputs of its own.
     names = {layer.name for layer in found.twin.layers}
     assert names >= {"contextual", "second", "last"} and len(found.twin.inputs) == 3
-    assert probe.differences(found.twin, probe.dyadic_inputs(found.twin, 2)) == []
+    assert probe.compared(found.twin, probe.dyadic_inputs(found.twin, 2))[1] == []
     nothing = probe.dyadic_probe(keras.Model(image, layers.Softmax(name="only")(image)))
     assert nothing.twin is None and set(nothing.cuts) == {"only"}
 

@@ -504,10 +504,10 @@ def _threshold_behind_the_padding(patch):
 def test_a_wrong_lowering_rule_is_found(model, monkeypatch, mutate, layer, probed) -> None:
     twin = probe.dyadic_twin(model)
     inputs = probe.dyadic_inputs(twin, samples=2)
-    assert layerwise.differences(model) == [] and probe.differences(twin, inputs) == []
+    assert layerwise.differences(model) == [] and probe.compared(twin, inputs)[1] == []
     with monkeypatch.context() as patch:
         mutate(patch)
-        by_layer, by_probe = layerwise.differences(model), probe.differences(twin, inputs)
+        by_layer, by_probe = layerwise.differences(model), probe.compared(twin, inputs)[1]
     names = {text.partition(":")[0] for text in by_layer}
     assert layer in names
     assert any(f"differ from {probed}" in text for text in by_probe), by_probe
