@@ -32,6 +32,8 @@ _EPSILON = 2.0**-23
 _PARAMETER_TOLERANCE = 2.0**-21
 # Of activations, in one run.
 _PART_BYTES = 2**31
+# Values that are compared at a time.
+_PIECE = 2**22
 
 
 @command("verify")
@@ -403,8 +405,8 @@ def _signs(values, channels):
     if values.dtype == np.int32:
         octets = np.ascontiguousarray(values).view(np.uint8)
         bits = np.unpackbits(octets, axis=-1, bitorder="little")[..., :channels]
-        return np.where(bits, -1, 1)
-    return np.where(values >= 0, 1, -1)
+        return np.where(bits, np.int8(-1), np.int8(1))
+    return np.where(values >= 0, np.int8(1), np.int8(-1))
 
 
 def _oracle(match, signs):
@@ -560,8 +562,15 @@ def _difference(ones, others) -> float:
     if any(one.shape != other.shape for one, other in zip(ones, others, strict=True)):
         return math.inf
     differences = [
-        np.abs(one.astype("float64") - other.astype("float64")).max()
-        for one, other in zip(ones, others, strict=True)
+        np.abs(part.astype("float64") - other.astype("float64")).max()
+        for pair in zip(ones, others, strict=True)
+        for part, other in zip(*map(_pieces, pair), strict=True)
     ]
     # Python's max would lose a NaN.
     return float(np.max(differences))
+
+
+def _pieces(array):
+    """A large array in pieces, of which few are in memory in float64."""
+    flat = array.reshape(-1)
+    return np.array_split(flat, -(-flat.size // _PIECE))
