@@ -11,7 +11,7 @@ import pytest
 from keras import layers
 
 from bnnkeras import converters
-from bnnkeras.converters import flatbuffer, layerwise, probe
+from bnnkeras.converters import checks, flatbuffer, layerwise, probe
 from bnnkeras.converters import verification as verification_module
 from bnnkeras.converters.lowering import (
     binary,
@@ -573,3 +573,47 @@ def test_damaged_files_are_errors(model, healthy) -> None:
             converters.verify(model, damaged, **FAST)
     # The worker lives on.
     assert converters.verify(model, healthy.flatbuffer, **FAST).passed
+
+
+def test_samples_are_checked_in_parts_where_maps_are_large(
+    model, healthy, tmp_path, monkeypatch
+) -> None:
+    path = tmp_path / "deploy.keras"
+    converters.deploy(model).save(path)
+    inputs = verification_module.named_inputs(model, None)
+    arrays = {f"input/{name}": value for name, value in inputs.items()}
+    arrays["flatbuffer"] = np.frombuffer(healthy.flatbuffer, np.uint8)
+
+    def result():
+        found, _ = checks.verify(arrays, model_path=path, kernels=["indirect"])
+        return found
+
+    whole = result()
+    monkeypatch.setattr(checks, "_PART_BYTES", 1)
+    lengths = [
+        len(part["left"]) for part in checks._parts(inputs, flatbuffer.read(healthy.flatbuffer))
+    ]
+    assert lengths == [1, 1, 1, 1]
+    parts = result()
+    # Relative to the largest value of each part.
+    errors = [item["kernels"]["indirect"].pop("float_relative_error") for item in (whole, parts)]
+    assert 0 < errors[0] <= errors[1] <= 1e-5
+    assert parts == whole
+
+
+def test_the_worst_of_all_parts_counts() -> None:
+    one = {"argmax_agreement": 1.0, "local_problems": ["a"], "error": 0.5, "int8": None}
+    other = {"argmax_agreement": 0.0, "local_problems": ["a", "b"], "error": np.nan, "int8": None}
+    found = checks._worst([one, other], [3, 1])
+    assert np.isnan(found.pop("error"))
+    assert found == {"argmax_agreement": 0.75, "local_problems": ["a", "b"], "int8": None}
+
+
+def test_large_arrays_are_compared_to_their_end(monkeypatch) -> None:
+    monkeypatch.setattr(checks, "_PIECE", 4)
+    one, other = np.zeros((3, 3), "float32"), np.zeros((3, 3), "float32")
+    other[2, 2] = -2.0
+    assert checks._difference([one], [other]) == 2.0
+    other[1, 1] = np.nan
+    assert np.isnan(checks._difference([one], [other]))
+    assert checks._difference([one], [other.ravel()]) == np.inf
