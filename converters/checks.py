@@ -573,4 +573,4 @@ def _difference(ones, others) -> float:
 def _pieces(array):
     """A large array in pieces, of which few are in memory in float64."""
     flat = array.reshape(-1)
-    return np.array_split(flat, -(-flat.size // _PIECE))
+    return np.array_split(flat, max(1, -(-flat.size // _PIECE)))
