@@ -76,7 +76,7 @@ class _Memory:
         readers = list(self._readers)
         made = set().union(*self._outputs)
         missing = [len(inputs & made) for inputs in self._inputs]
-        waiting = {index: [] for index in made}
+        waiting: dict[int, list[int]] = {index: [] for index in made}
         for item, inputs in enumerate(self._inputs):
             for index in inputs & made:
                 waiting[index].append(item)

@@ -8,9 +8,8 @@ the input, what is true, and what the network says. With `--folder`, a training 
 continues, and the trained network is kept. `--tflite` converts it, and compares what Larq Compute
 Engine says of the same scenes.
 
-On one core the 40 epochs take 15 (full precision) to 25 minutes, and end with a mean IoU of 0.75 in
-full precision and 0.41 binary, which needs far longer; depths within 25 % after 8 epochs: 90 and
-87 % of the pixels.
+On one core the 40 epochs take 15 (full precision) to 25 minutes. They end with a mean IoU of 0.75
+in full precision and 0.41 binary; with depths, 8 epochs end with 90 and 87 % within 25 %.
 """
 
 import argparse
