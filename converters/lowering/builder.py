@@ -59,6 +59,7 @@ class Builder:
         # By the id of a symbolic tensor, with the tensor, so that no other one gets the id.
         self._carried: dict[int, tuple] = {}
         self._laid: dict = {}
+        self._means: dict[tuple, tuple] = {}
         self._owned: dict[int, keras.KerasTensor] = {}
 
     def name(self, wanted: str) -> str:
@@ -245,15 +246,15 @@ class Builder:
 
     def mean(self, x, axes, name):
         """The mean over axes, which are kept with size 1; laid once for a tensor."""
-        axes = tuple(axes)
-        return self.once(
-            ("mean", id(x), axes),
-            lambda: Mean(axes, name=self.name(f"{name}_mean"), dtype=self.dtype)(x),
-        )
+        key = id(x), tuple(axes)
+        if key not in self._means:
+            self.know_mean(x, axes, Mean(axes, name=self.name(f"{name}_mean"), dtype=self.dtype)(x))
+        return self._means[key][1]
 
     def know_mean(self, x, axes, value):
         """Notes that `value` is the mean of x over axes: it spares `mean` a pass over the map."""
-        self.once(("mean", id(x), tuple(axes)), lambda: value)
+        # With x, whose id no other tensor must get.
+        self._means[id(x), tuple(axes)] = x, value
 
     def matrix(self, x, kernel, name):
         """x @ kernel over the last axis."""

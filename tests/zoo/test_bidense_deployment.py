@@ -69,6 +69,8 @@ def test_the_deploy_form_is_the_network(float64):
     behind = names[names.index("stage0_block0_pw1_conv") + 1 :]
     assert sum("_offset" in name for name in behind) == 1
     assert not any("_move_scale" in name for name in behind)
+    # Of the map, of what is positive of the centred one, and of the scales over the channels.
+    assert sum("_mean" in name for name in names) == 3
 
 
 @pytest.mark.slow
