@@ -104,8 +104,7 @@ def probe(arrays, *, model_path: str, kernels: list[str], batch_size: int):
                 **{kernel: _probed(data, kernel, inputs, deployed, expected) for kernel in kernels},
             }
         )
-    # (NumPy's maximum keeps NaN.)
-    worst = {name: float(np.max([item[name] for item in found])) for name in found[0]}
+    worst = {name: _largest([item[name] for item in found]) for name in found[0]}
     result = {name: worst.pop(name) for name in ("rounding", "deploy_difference")}
     return {**result, "binary_layers": len(binary_units(deployed)), "kernels": worst}, {}
 
@@ -140,9 +139,7 @@ def _worst(results: list[dict[str, Any]], samples: list[int]) -> dict[str, Any]:
         "local_problems": list(dict.fromkeys(problems)),
     }
     for name in results[0].keys() - merged.keys():
-        errors = [result[name] for result in results]
-        # (NumPy's maximum keeps NaN.)
-        merged[name] = None if None in errors else float(np.max(errors))
+        merged[name] = _largest([result[name] for result in results])
     return merged
 
 
@@ -566,8 +563,13 @@ def _difference(ones, others) -> float:
         for pair in zip(ones, others, strict=True)
         for part, other in zip(*map(_pieces, pair), strict=True)
     ]
+    return _largest(differences)
+
+
+def _largest(errors):
+    """The largest of some errors, `None` if that is what one of them is."""
     # Python's max would lose a NaN.
-    return float(np.max(differences))
+    return None if None in errors else float(np.max(errors))
 
 
 def _pieces(array):

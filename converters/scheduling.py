@@ -22,7 +22,8 @@ def scheduled(data: bytes) -> bytes:
     file = flatbuffer.read(data)
     memory = _Memory(file)
     order = memory.greedy_order()
-    if max(memory.live_bytes(order), default=0) >= max(live_bytes(file), default=0):
+    as_written = range(len(file.operators))
+    if max(memory.live_bytes(order), default=0) >= max(memory.live_bytes(as_written), default=0):
         return data
     model = flatbuffer.unpack(data)
     operators = model.subgraphs[0].operators

@@ -58,8 +58,8 @@ class Builder:
         self._copies: dict[int, keras.layers.Layer] = {}
         # By the id of a symbolic tensor, with the tensor, so that no other one gets the id.
         self._carried: dict[int, tuple] = {}
-        self._laid: dict = {}
         self._means: dict[tuple, tuple] = {}
+        self._laid: dict = {}
         self._owned: dict[int, keras.KerasTensor] = {}
 
     def name(self, wanted: str) -> str:
@@ -253,7 +253,6 @@ class Builder:
 
     def know_mean(self, x, axes, value):
         """Notes that `value` is the mean of x over axes: it spares `mean` a pass over the map."""
-        # With x, whose id no other tensor must get.
         self._means[id(x), tuple(axes)] = x, value
 
     def matrix(self, x, kernel, name):
